@@ -1,0 +1,2 @@
+//! tetlo.
+fn main() {}
