@@ -1,0 +1,434 @@
+//! Discrete cells, as data and in the texts of the field.
+
+use crate::{Error, Result};
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+/// One chosen operation: `operation` from state `from` into state `to`.
+///
+/// States are numbered as in the field: the cell's inputs first (0 and 1), then its nodes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct GenotypeEdge {
+    /// Name of the operation.
+    pub operation: String,
+    /// Source state.
+    pub from: usize,
+    /// Target state.
+    pub to: usize,
+}
+
+/// The chosen operations of one kind of cell.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct GenotypeCell {
+    /// The edges, in node order.
+    pub edges: Vec<GenotypeEdge>,
+    /// The states whose concatenation is the cell's output.
+    pub concat: Vec<usize>,
+}
+
+impl GenotypeCell {
+    /// The edges into a state, in order.
+    pub fn into_state(&self, to: usize) -> impl Iterator<Item = &GenotypeEdge> {
+        self.edges.iter().filter(move |e| e.to == to)
+    }
+
+    /// Number of edges whose operation is `skip_connect`.
+    pub fn skip_count(&self) -> usize {
+        self.edges.iter().filter(|e| e.operation == "skip_connect").count()
+    }
+
+    /// Exactly two edges into each node, in node order (the form of DARTS)?
+    fn is_two_a_node(&self) -> bool {
+        self.edges.len() % 2 == 0
+            && self.edges.iter().enumerate().all(|(i, e)| e.to == 2 + i / 2)
+            && self.concat.iter().all(|c| *c < 2 + self.edges.len() / 2)
+    }
+}
+
+/// A discrete architecture: a cell per kind (`normal`, `reduce`).
+///
+/// ```
+/// use tetlo_core::genotype::Genotype;
+/// let text = "Genotype(normal=[('sep_conv_3x3', 1), ('skip_connect', 0)], normal_concat=range(2, 3), \
+///             reduce=[('max_pool_3x3', 0), ('max_pool_3x3', 1)], reduce_concat=range(2, 3))";
+/// let genotype = Genotype::parse(text)?;
+/// assert_eq!(genotype.cell("normal").unwrap().skip_count(), 1);
+/// assert_eq!(Genotype::parse(&genotype.to_json().to_string())?, genotype);
+/// # Ok::<(), tetlo_core::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Genotype {
+    cells: BTreeMap<String, GenotypeCell>,
+}
+
+impl Genotype {
+    /// From cells by name.
+    pub fn new(cells: impl IntoIterator<Item = (String, GenotypeCell)>) -> Self {
+        Self { cells: cells.into_iter().collect() }
+    }
+
+    /// The cell of a kind.
+    pub fn cell(&self, name: &str) -> Option<&GenotypeCell> {
+        self.cells.get(name)
+    }
+
+    /// The cells, by name.
+    pub fn cells(&self) -> impl Iterator<Item = (&str, &GenotypeCell)> {
+        self.cells.iter().map(|(n, c)| (n.as_str(), c))
+    }
+
+    /// Skip connections of the normal cell (the collapse signal of the field).
+    pub fn skip_count(&self) -> usize {
+        self.cell("normal").map_or(0, GenotypeCell::skip_count)
+    }
+
+    /// Reads DARTS's Python repr or our JSON.
+    ///
+    /// # Errors
+    /// Says what was expected and where.
+    pub fn parse(text: &str) -> Result<Self> {
+        let text = text.trim();
+        if text.is_empty() {
+            return Err(Error::Genotype("the text is empty".into()));
+        }
+        if text.starts_with('{') {
+            let value: Value =
+                serde_json::from_str(text).map_err(|e| Error::Genotype(e.to_string()))?;
+            return Self::from_json(&value);
+        }
+        Self::from_json(&python::parse(text)?)
+    }
+
+    /// The JSON form: two `[op, from]` entries a node in node order, or `[op, from, to]` where a
+    /// cell is not two a node.
+    pub fn to_json(&self) -> Value {
+        let mut object = Map::new();
+        for (name, cell) in &self.cells {
+            let two = cell.is_two_a_node();
+            let edges: Vec<Value> = cell
+                .edges
+                .iter()
+                .map(|e| {
+                    if two {
+                        json!([e.operation, e.from])
+                    } else {
+                        json!([e.operation, e.from, e.to])
+                    }
+                })
+                .collect();
+            object.insert(name.clone(), Value::Array(edges));
+            object.insert(format!("{name}_concat"), json!(cell.concat));
+        }
+        Value::Object(object)
+    }
+
+    /// Reads the JSON form.
+    pub fn from_json(value: &Value) -> Result<Self> {
+        let bad = |what: String| Error::Genotype(what);
+        let object = value.as_object().ok_or_else(|| bad("expected a JSON object".into()))?;
+        let mut cells = BTreeMap::new();
+        for (name, list) in object {
+            if name.ends_with("_concat") || name == "schema" {
+                continue;
+            }
+            let list = list
+                .as_array()
+                .ok_or_else(|| bad(format!("`{name}` must be a list of [operation, input]")))?;
+            let mut edges = Vec::with_capacity(list.len());
+            for (i, entry) in list.iter().enumerate() {
+                edges.push(edge_from_json(name, i, entry)?);
+            }
+            let concat = object.get(&format!("{name}_concat")).ok_or_else(|| {
+                bad(format!("`{name}_concat` is missing: the states a cell's output joins"))
+            })?;
+            let concat: Vec<usize> = serde_json::from_value(concat.clone())
+                .map_err(|e| bad(format!("`{name}_concat`: {e}")))?;
+            cells.insert(name.clone(), GenotypeCell { edges, concat });
+        }
+        if cells.is_empty() {
+            return Err(bad("no cell: expected `normal`, `reduce` …".into()));
+        }
+        Ok(Self { cells })
+    }
+
+    /// DARTS's Python repr, to paste into a `genotypes.py`.
+    pub fn to_python(&self) -> String {
+        let mut out = String::from("Genotype(");
+        for (i, (name, cell)) in self.cells.iter().enumerate() {
+            let two = cell.is_two_a_node();
+            let edges: Vec<String> = cell
+                .edges
+                .iter()
+                .map(|e| {
+                    if two {
+                        format!("('{}', {})", e.operation, e.from)
+                    } else {
+                        format!("('{}', {}, {})", e.operation, e.to, e.from)
+                    }
+                })
+                .collect();
+            let comma = if i == 0 { "" } else { ", " };
+            let concat = python::concat(&cell.concat);
+            let _ = write!(out, "{comma}{name}=[{}], {name}_concat={concat}", edges.join(", "));
+        }
+        out.push(')');
+        out
+    }
+}
+
+fn edge_from_json(cell: &str, index: usize, entry: &Value) -> Result<GenotypeEdge> {
+    let bad = || {
+        Error::Genotype(format!(
+            "entry {index} of `{cell}` is {entry}, expected [operation, from] or [operation, from, to]"
+        ))
+    };
+    let list = entry.as_array().filter(|l| l.len() == 2 || l.len() == 3).ok_or_else(bad)?;
+    let operation = list[0].as_str().ok_or_else(bad)?.to_owned();
+    let from = list[1].as_u64().ok_or_else(bad)? as usize;
+    let to = match list.get(2) {
+        Some(to) => to.as_u64().ok_or_else(bad)? as usize,
+        None => 2 + index / 2,
+    };
+    if from >= to {
+        return Err(Error::Genotype(format!(
+            "entry {index} of `{cell}`: state {to} cannot take input from state {from}"
+        )));
+    }
+    Ok(GenotypeEdge { operation, from, to })
+}
+
+/// The little of Python's literal syntax that a genotype uses.
+mod python {
+    use super::{Error, Result, Value, json};
+
+    /// `range(2, 6)` where the states are consecutive, else a list.
+    pub(super) fn concat(states: &[usize]) -> String {
+        match (states.first(), states.last()) {
+            (Some(first), Some(last))
+                if states.iter().enumerate().all(|(i, s)| *s == first + i) =>
+            {
+                format!("range({first}, {})", last + 1)
+            }
+            _ => format!("{states:?}"),
+        }
+    }
+
+    /// `Genotype(name=value, …)` as a JSON object; triples (op, to, from) become [op, from, to].
+    pub(super) fn parse(text: &str) -> Result<Value> {
+        let mut reader = Reader { text, at: 0 };
+        reader.skip_space();
+        if let Some(equals) = text.find('=')
+            && text[..equals].trim().chars().all(|c| c.is_alphanumeric() || c == '_')
+            && !text[..equals].contains('(')
+        {
+            reader.at = equals + 1; // `DARTS_V2 = Genotype(…)`
+        }
+        reader.word("Genotype")?;
+        reader.punctuation('(')?;
+        let mut object = serde_json::Map::new();
+        while !reader.accept(')') {
+            let name = reader.name()?;
+            reader.punctuation('=')?;
+            let value = reader.value()?;
+            object.insert(name, value);
+            if !reader.accept(',') {
+                reader.punctuation(')')?;
+                break;
+            }
+        }
+        reader.skip_space();
+        if reader.at < text.len() {
+            return Err(reader.error("the end of the text"));
+        }
+        Ok(Value::Object(object))
+    }
+
+    struct Reader<'a> {
+        text: &'a str,
+        at: usize,
+    }
+
+    impl Reader<'_> {
+        fn rest(&self) -> &str {
+            &self.text[self.at..]
+        }
+
+        fn error(&self, expected: &str) -> Error {
+            let found: String = self.rest().chars().take(12).collect();
+            Error::Genotype(format!(
+                "expected {expected} at character {}, found `{found}`",
+                self.at
+            ))
+        }
+
+        fn skip_space(&mut self) {
+            self.at = self.text.len() - self.rest().trim_start().len();
+        }
+
+        fn accept(&mut self, c: char) -> bool {
+            self.skip_space();
+            let found = self.rest().starts_with(c);
+            if found {
+                self.at += c.len_utf8();
+            }
+            found
+        }
+
+        fn punctuation(&mut self, c: char) -> Result<()> {
+            if self.accept(c) { Ok(()) } else { Err(self.error(&format!("`{c}`"))) }
+        }
+
+        fn word(&mut self, word: &str) -> Result<()> {
+            self.skip_space();
+            if !self.rest().starts_with(word) {
+                return Err(self.error(&format!("`{word}`")));
+            }
+            self.at += word.len();
+            Ok(())
+        }
+
+        fn name(&mut self) -> Result<String> {
+            self.skip_space();
+            let name: String =
+                self.rest().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            if name.is_empty() {
+                return Err(self.error("a name"));
+            }
+            self.at += name.len();
+            Ok(name)
+        }
+
+        fn number(&mut self) -> Result<usize> {
+            self.skip_space();
+            let digits: String = self.rest().chars().take_while(char::is_ascii_digit).collect();
+            let number = digits.parse().map_err(|_| self.error("a number"))?;
+            self.at += digits.len();
+            Ok(number)
+        }
+
+        fn value(&mut self) -> Result<Value> {
+            self.skip_space();
+            if self.rest().starts_with("range") {
+                self.word("range")?;
+                self.punctuation('(')?;
+                let first = self.number()?;
+                self.punctuation(',')?;
+                let end = self.number()?;
+                self.punctuation(')')?;
+                if end.saturating_sub(first) > 1000 {
+                    return Err(self.error("a range of at most 1000 states"));
+                }
+                return Ok(json!((first..end).collect::<Vec<_>>()));
+            }
+            self.punctuation('[')?;
+            let mut list = vec![];
+            while !self.accept(']') {
+                list.push(self.entry()?);
+                if !self.accept(',') {
+                    self.punctuation(']')?;
+                    break;
+                }
+            }
+            Ok(Value::Array(list))
+        }
+
+        fn entry(&mut self) -> Result<Value> {
+            if !self.accept('(') {
+                return Ok(json!(self.number()?));
+            }
+            let quote = if self.accept('\'') {
+                '\''
+            } else {
+                self.punctuation('"')?;
+                '"'
+            };
+            let operation = self.name()?;
+            self.punctuation(quote)?;
+            self.punctuation(',')?;
+            let first = self.number()?;
+            let value = if self.accept(',') && !self.rest().trim_start().starts_with(')') {
+                let from = self.number()?;
+                json!([operation, from, first]) // the authors' order is (op, to, from)
+            } else {
+                json!([operation, first])
+            };
+            self.accept(',');
+            self.punctuation(')')?;
+            Ok(value)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const DARTS_V2: &str = "Genotype(normal=[('sep_conv_3x3', 0), ('sep_conv_3x3', 1), ('sep_conv_3x3', 0), \
+        ('sep_conv_3x3', 1), ('sep_conv_3x3', 1), ('skip_connect', 0), ('skip_connect', 0), ('dil_conv_3x3', 2)], \
+        normal_concat=range(2, 6), reduce=[('max_pool_3x3', 0), ('max_pool_3x3', 1), ('skip_connect', 2), \
+        ('max_pool_3x3', 1), ('max_pool_3x3', 0), ('skip_connect', 2), ('skip_connect', 2), ('max_pool_3x3', 1)], \
+        reduce_concat=range(2, 6))";
+
+    #[test]
+    fn the_published_cell_round_trips() -> Result<()> {
+        let genotype = Genotype::parse(DARTS_V2)?;
+        assert_eq!(genotype.to_python(), DARTS_V2);
+        assert_eq!(genotype.skip_count(), 2);
+        let named = Genotype::parse(&format!("DARTS_V2 = {DARTS_V2}"))?;
+        assert_eq!(named, genotype);
+        assert_eq!(Genotype::from_json(&genotype.to_json())?, genotype);
+        Ok(())
+    }
+
+    #[test]
+    fn triples_swap_their_order() -> Result<()> {
+        let text = "Genotype(normal=[('sep_conv_3x3', 2, 0), ('skip_connect', 4, 2)], normal_concat=[2, 4])";
+        let genotype = Genotype::parse(text)?;
+        assert_eq!(genotype.cell("normal").unwrap().edges[1].from, 2);
+        assert_eq!(genotype.cell("normal").unwrap().edges[1].to, 4);
+        assert_eq!(genotype.to_python(), text);
+        Ok(())
+    }
+
+    #[test]
+    fn errors_say_where() {
+        for (text, part) in [
+            ("", "empty"),
+            ("Genotype(normal=[('sep', 0]", "expected `)` at character"),
+            ("{\"normal\": [[\"sep\", 0]]}", "`normal_concat` is missing"),
+            (
+                "{\"normal\": [[\"sep\", 5]], \"normal_concat\": [2]}",
+                "cannot take input from state 5",
+            ),
+            ("{}", "no cell"),
+            ("hello", "expected `Genotype`"),
+            ("Genotype(normal_concat=range(0, 99999999))", "at most 1000"),
+        ] {
+            let error = Genotype::parse(text).unwrap_err().to_string();
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_cell_round_trips(entries in prop::collection::vec((0usize..7, 0usize..100, 0usize..4), 0..12)) {
+            const OPS: [&str; 7] = ["none", "max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "a", "b_1"];
+            let edges = entries.iter().map(|(op, from, node)| {
+                let to = node + 2;
+                GenotypeEdge { operation: OPS[*op].into(), from: from % to, to }
+            }).collect();
+            let cell = GenotypeCell { edges, concat: vec![2, 3, 5] };
+            let genotype = Genotype::new([("normal".to_owned(), cell)]);
+            prop_assert_eq!(&Genotype::parse(&genotype.to_python()).unwrap(), &genotype);
+            prop_assert_eq!(&Genotype::parse(&genotype.to_json().to_string()).unwrap(), &genotype);
+        }
+
+        #[test]
+        fn noise_never_panics(text in ".{0,80}") {
+            let _ = Genotype::parse(&text);
+            let _ = Genotype::parse(&format!("Genotype({text}"));
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! Kinds that give the search its material: spaces, operations, auxiliary models, data, evaluators.
+
+use crate::Result;
+use crate::data::Data;
+use crate::genotype::Genotype;
+use crate::network::{ImageShape, Network};
+use crate::registry::macros::declare_kind;
+use crate::space::{Recipe, Site, SpaceSpec};
+use serde::{Deserialize, Serialize};
+use std::fmt::Debug;
+use std::sync::Arc;
+
+/// A search space: gives its description as data, from which core builds every network.
+pub trait SearchSpace: Debug + Send + Sync {
+    /// The cell graph, the skeleton and the grammar.
+    fn spec(&self) -> SpaceSpec;
+}
+declare_kind!(SearchSpace, "search-space");
+
+/// A candidate operation on an edge, as a chain of primitives.
+pub trait Operation: Debug + Send + Sync {
+    /// The chain at a site (channels, stride, affine batch normalisation or not).
+    fn recipe(&self, site: Site) -> Recipe;
+}
+declare_kind!(Operation, "operation");
+
+/// What an auxiliary model is built for.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct AuxiliarySite<'a> {
+    /// The images.
+    pub image: ImageShape,
+    /// Number of classes.
+    pub classes: usize,
+    /// The main model's space (an auxiliary supernet may use it).
+    pub space: &'a SpaceSpec,
+}
+
+impl<'a> AuxiliarySite<'a> {
+    /// A site.
+    pub fn new(image: ImageShape, classes: usize, space: &'a SpaceSpec) -> Self {
+        Self { image, classes, space }
+    }
+}
+
+/// The auxiliary model of TETLO: fixed, or with an architecture of its own.
+pub trait Auxiliary: Debug + Send + Sync {
+    /// The network.
+    fn network(&self, site: &AuxiliarySite<'_>) -> Result<Arc<dyn Network>>;
+}
+declare_kind!(Auxiliary, "auxiliary");
+
+/// A data set.
+pub trait Dataset: Debug + Send + Sync {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// A file is missing, truncated or of another format; the message names it.
+    fn load(&self) -> Result<Data>;
+
+    /// Hash of what decides the content beyond the options (file bytes); `None` for built-in data.
+    fn content_hash(&self) -> Result<Option<String>> {
+        Ok(None)
+    }
+}
+declare_kind!(Dataset, "dataset");
+
+/// Which number a comparison is about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Metric {
+    /// Its name, such as `test_accuracy`.
+    #[serde(rename = "name")]
+    pub name: String,
+    /// Is more better?
+    #[serde(rename = "higher_is_better")]
+    pub higher_is_better: bool,
+    /// The split it is computed on.
+    #[serde(rename = "split")]
+    pub split: String,
+}
+
+/// How a derived network is trained from scratch (METHODS.md §3).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RetrainProtocol {
+    /// Epochs.
+    pub epochs: usize,
+    /// Images a step.
+    pub batch_size: usize,
+    /// Initial channels C; 0: those of the search.
+    pub channels: usize,
+    /// Number of cells; 0: that of the search.
+    pub cells: usize,
+    /// Learning rate at the start (cosine to `learning_rate_min`).
+    pub learning_rate: f64,
+    /// Learning rate at the end.
+    pub learning_rate_min: f64,
+    /// SGD momentum.
+    pub momentum: f64,
+    /// SGD weight decay.
+    pub weight_decay: f64,
+    /// Largest gradient norm.
+    pub gradient_clip: f64,
+    /// Drop-path probability in the last epoch (grows linearly from 0).
+    pub drop_path: f64,
+    /// Weight of the auxiliary head's loss; 0: no auxiliary head.
+    pub auxiliary_weight: f64,
+    /// Side of the cut-out square; 0: none.
+    pub cutout: usize,
+    /// Pixels of padding before the random crop; 0: no crop.
+    pub crop_padding: usize,
+    /// Mirror images at random.
+    pub flip: bool,
+}
+
+/// What an evaluator found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Evaluation {
+    /// The number the comparison is about.
+    pub value: f64,
+    /// Accuracy on the validation split, where the evaluator keeps one apart.
+    pub val_accuracy: Option<f64>,
+    /// Accuracy on the test split.
+    pub test_accuracy: Option<f64>,
+    /// Weights of the evaluated network.
+    pub params: u64,
+    /// Multiply-adds of one image.
+    pub macs: u64,
+}
+
+/// What the engine does for an evaluator.
+pub trait EvaluationHost {
+    /// Trains the derived network on all training data and tests it once, on the test split.
+    fn retrain(&mut self, genotype: &Genotype, protocol: &RetrainProtocol) -> Result<Evaluation>;
+}
+
+/// Gives the number by which methods are compared.
+pub trait Evaluator: Debug + Send + Sync {
+    /// Which number.
+    fn metric(&self) -> Metric;
+
+    /// Evaluates an architecture.
+    fn evaluate(&self, genotype: &Genotype, host: &mut dyn EvaluationHost) -> Result<Evaluation>;
+
+    /// The retraining it will ask for, where it does (`tetlo retrain`, `tetlo plan` show it).
+    fn protocol(&self) -> Option<&RetrainProtocol> {
+        None
+    }
+}
+declare_kind!(Evaluator, "evaluator");

@@ -1,0 +1,529 @@
+//! The gradient oracle: losses of stages at given points, and their gradients.
+
+use super::graph::{Control, LossTerm, StageGraph};
+use crate::kinds::{Features, TransferBatch, TransferLoss};
+use crate::network::{Network, Output, Pass};
+use crate::optim::{Inner, add_scaled};
+use crate::rng::{Key, Purpose};
+use crate::{Error, Result};
+use candle_core::backprop::GradStore;
+use candle_core::{DType, Tensor, Var};
+use std::cell::Cell;
+
+/// Images and labels of one batch.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    /// N × C × H × W.
+    pub images: Tensor,
+    /// N classes.
+    pub labels: Vec<u32>,
+}
+
+/// One batch of each split a search sees.
+#[derive(Debug, Clone)]
+pub struct Batches {
+    /// For the inner losses.
+    pub train: Batch,
+    /// For the objective.
+    pub valid: Batch,
+    /// For the transfer losses; `None` where the graph has none.
+    pub transfer: Option<Batch>,
+}
+
+/// What belongs to a stage beside its weights.
+#[derive(Debug)]
+pub struct Level<'a> {
+    /// The network.
+    pub network: &'a dyn Network,
+    /// Index of its architecture parameters in [`Point::architecture`], if it has any.
+    pub architecture: Option<usize>,
+    /// The inner optimiser whose update is unrolled.
+    pub inner: Inner,
+    /// Its momentum buffer; `None` before the first step.
+    pub momentum: Option<&'a Tensor>,
+}
+
+/// Values of everything that is optimised.
+#[derive(Debug, Clone)]
+pub struct Point {
+    /// Flat weights, one a stage.
+    pub weights: Vec<Tensor>,
+    /// Flat architecture parameters: 0 the main model's, then those of searched auxiliary models.
+    pub architecture: Vec<Tensor>,
+}
+
+/// A stage graph with everything it is about: what the reverse pass runs on.
+#[derive(Debug)]
+pub struct Problem<'a> {
+    /// The graph.
+    pub graph: &'a StageGraph,
+    /// One level a stage.
+    pub levels: Vec<Level<'a>>,
+    /// The transfer loss, if the graph has one.
+    pub transfer: Option<&'a dyn TransferLoss>,
+    /// This step's batches.
+    pub batches: &'a Batches,
+    /// Key of this step's draws: all passes on a batch share them (common random numbers).
+    pub draw: Key,
+    /// Gradients computed so far, each one forward and backward pass.
+    pub passes: Cell<usize>,
+}
+
+/// Batch roles, for the keys of random draws.
+const TRAIN: u32 = 0;
+const VALID: u32 = 1;
+const TRANSFER: u32 = 2;
+
+impl<'a> Problem<'a> {
+    fn count(&self) {
+        self.passes.set(self.passes.get() + 1);
+    }
+
+    fn run(
+        &self,
+        stage: usize,
+        weights: &Tensor,
+        architecture: &[Tensor],
+        batch: &Batch,
+        role: u32,
+    ) -> Result<Output> {
+        let level = &self.levels[stage];
+        let architecture = level.architecture.map(|a| &architecture[a]);
+        let pass = Pass::train(self.draw.level(stage).role(role));
+        level.network.forward(weights, architecture, &batch.images, &pass)
+    }
+
+    fn supervised(
+        &self,
+        stage: usize,
+        weights: &Tensor,
+        architecture: &[Tensor],
+        batch: &Batch,
+        role: u32,
+    ) -> Result<Tensor> {
+        let output = self.run(stage, weights, architecture, batch, role)?;
+        cross_entropy(&output.logits, &batch.labels)
+    }
+
+    fn transfer_batch(&self) -> Result<&'a Batch> {
+        self.batches
+            .transfer
+            .as_ref()
+            .ok_or_else(|| Error::Invalid("the stage graph needs a batch for the transfer".into()))
+    }
+
+    fn transfer_loss(&self) -> Result<&'a dyn TransferLoss> {
+        self.transfer.ok_or_else(|| Error::Invalid("the stage graph needs a transfer loss".into()))
+    }
+
+    /// The teacher's features as the transfer loss sees them (the placebo permutes their rows).
+    fn teacher(&self, output: &Output, stage: usize) -> Result<Tensor> {
+        let features = self.features(output)?;
+        match self.graph.control {
+            Control::None => Ok(features),
+            Control::Shuffled => {
+                let n = features.dims()[0];
+                let key = self.draw.level(stage).purpose(Purpose::Placebo);
+                let order: Vec<u32> =
+                    key.stream().permutation(n).into_iter().map(|i| i as u32).collect();
+                let order = Tensor::from_vec(order, n, features.device())?;
+                Ok(features.index_select(&order, 0)?)
+            }
+        }
+    }
+
+    fn features(&self, output: &Output) -> Result<Tensor> {
+        Ok(match self.transfer_loss()?.needs().features {
+            Features::Embedding => output.embedding.clone(),
+            Features::Logits => output.logits.clone(),
+        })
+    }
+
+    /// The transfer loss of `stage` on features of teacher and student.
+    fn transfer_value(&self, stage: usize, main: &Tensor, aux: &Tensor) -> Result<Tensor> {
+        let loss = self.transfer_loss()?;
+        let needs = loss.needs();
+        let labels = &self.transfer_batch()?.labels;
+        let key = self.draw.level(stage).role(TRANSFER).purpose(Purpose::Transfer);
+        let batch = TransferBatch::new(main, aux, key.stream())?
+            .with_labels(needs.labels.then_some(labels.as_slice()));
+        batch.check(needs)?;
+        loss.loss(&batch)
+    }
+
+    /// The transfer loss's own figures at `point`, for the records.
+    pub fn transfer_diagnostics(
+        &self,
+        stage: usize,
+        from: usize,
+        point: &Point,
+    ) -> Result<Vec<(&'static str, f64)>> {
+        let batch = self.transfer_batch()?;
+        let at = |s: usize| -> Result<Output> {
+            let weights = point.weights[s].detach();
+            let architecture: Vec<Tensor> = point.architecture.iter().map(Tensor::detach).collect();
+            self.run(s, &weights, &architecture, batch, TRANSFER)
+        };
+        let main = self.teacher(&at(from)?, stage)?;
+        let aux = self.features(&at(stage)?)?;
+        let loss = self.transfer_loss()?;
+        let key = self.draw.level(stage).role(TRANSFER).purpose(Purpose::Transfer);
+        let labels = loss.needs().labels.then_some(batch.labels.as_slice());
+        loss.diagnostics(&TransferBatch::new(&main, &aux, key.stream())?.with_labels(labels))
+    }
+
+    /// The loss of a stage at `own` weights, with earlier stages and architecture from `context`.
+    fn stage_loss(&self, stage: usize, own: &Tensor, context: &Point) -> Result<Tensor> {
+        let mut total: Option<Tensor> = None;
+        for term in &self.graph.stages[stage].loss {
+            let (weight, value) = match term {
+                LossTerm::Supervised { weight } if *weight > 0.0 => {
+                    let batch = &self.batches.train;
+                    let value = self.supervised(stage, own, &context.architecture, batch, TRAIN)?;
+                    (*weight, value)
+                }
+                LossTerm::Transfer { from, weight } if *weight > 0.0 => {
+                    let batch = self.transfer_batch()?;
+                    let teacher = &context.weights[*from];
+                    let main = self.run(*from, teacher, &context.architecture, batch, TRANSFER)?;
+                    let main = self.teacher(&main, stage)?;
+                    let aux = self.run(stage, own, &context.architecture, batch, TRANSFER)?;
+                    (*weight, self.transfer_value(stage, &main, &self.features(&aux)?)?)
+                }
+                _ => continue,
+            };
+            let value = (value * weight)?;
+            total = Some(match total {
+                Some(sum) => (sum + value)?,
+                None => value,
+            });
+        }
+        match total {
+            Some(total) => Ok(total),
+            None => Ok(Tensor::zeros((), own.dtype(), own.device())?),
+        }
+    }
+
+    /// Gradient of a stage's loss in its own weights at `point`, and the loss.
+    ///
+    /// A stage whose terms all have weight 0 has gradient 0.
+    pub fn inner_gradient(&self, stage: usize, point: &Point) -> Result<(f64, Tensor)> {
+        self.count();
+        let own = Var::from_tensor(&point.weights[stage].detach())?;
+        let context = point.detached();
+        let loss = self.stage_loss(stage, own.as_tensor(), &context)?;
+        let value = scalar(&loss)?;
+        if !loss.track_op() {
+            return Ok((value, own.zeros_like()?));
+        }
+        let gradients = loss.backward()?;
+        let what = || format!("the weights of stage `{}`", self.graph.stages[stage].name);
+        Ok((value, take(&gradients, &own).ok_or_else(|| Error::NoGradient(what()))?))
+    }
+
+    /// The stage's weights after one step of its inner optimiser, and the loss before it.
+    pub fn unrolled(&self, stage: usize, point: &Point) -> Result<(f64, Tensor)> {
+        let (loss, gradient) = self.inner_gradient(stage, point)?;
+        let level = &self.levels[stage];
+        let inner =
+            if self.graph.unroll_as_run { level.inner } else { level.inner.without_memory() };
+        let weights = &point.weights[stage];
+        Ok((loss, inner.unrolled(weights, &gradient, level.momentum)?))
+    }
+
+    /// One term of the objective at `point`: value, gradient in the stage's weights, gradient in its
+    /// architecture parameters.
+    pub fn objective_gradient(
+        &self,
+        stage: usize,
+        point: &Point,
+    ) -> Result<(f64, Tensor, Option<Tensor>)> {
+        self.count();
+        let own = Var::from_tensor(&point.weights[stage].detach())?;
+        let mut architecture = point.detached().architecture;
+        let arch = match self.levels[stage].architecture {
+            Some(a) => {
+                let var = Var::from_tensor(&architecture[a])?;
+                architecture[a] = var.as_tensor().clone();
+                Some(var)
+            }
+            None => None,
+        };
+        let batch = &self.batches.valid;
+        let loss = self.supervised(stage, own.as_tensor(), &architecture, batch, VALID)?;
+        let value = scalar(&loss)?;
+        let gradients = loss.backward()?;
+        let name = &self.graph.stages[stage].name;
+        let weights = take(&gradients, &own)
+            .ok_or_else(|| Error::NoGradient(format!("the weights of stage `{name}`")))?;
+        let arch = match arch {
+            Some(var) => Some(take(&gradients, &var).ok_or_else(|| {
+                Error::NoGradient(format!("the architecture parameters of stage `{name}`"))
+            })?),
+            None => None,
+        };
+        Ok((value, weights, arch))
+    }
+
+    /// Gradient of the objective's terms in the architecture alone, at the present weights.
+    pub fn direct_gradient(&self, stage: usize, point: &Point) -> Result<(f64, Option<Tensor>)> {
+        let Some(a) = self.levels[stage].architecture else { return Ok((0.0, None)) };
+        self.count();
+        let mut context = point.detached();
+        let var = Var::from_tensor(&context.architecture[a])?;
+        context.architecture[a] = var.as_tensor().clone();
+        let (weights, batch) = (&context.weights[stage], &self.batches.valid);
+        let loss = self.supervised(stage, weights, &context.architecture, batch, VALID)?;
+        let value = scalar(&loss)?;
+        let gradient = take(&loss.backward()?, &var).ok_or_else(|| {
+            let name = &self.graph.stages[stage].name;
+            Error::NoGradient(format!("the architecture parameters of stage `{name}`"))
+        })?;
+        Ok((value, Some(gradient)))
+    }
+}
+
+impl Point {
+    /// The same values, cut from any graph.
+    #[must_use]
+    pub fn detached(&self) -> Self {
+        Self {
+            weights: self.weights.iter().map(Tensor::detach).collect(),
+            architecture: self.architecture.iter().map(Tensor::detach).collect(),
+        }
+    }
+}
+
+/// Gradients in a stage's context.
+#[derive(Debug, Clone)]
+pub struct MixedProduct {
+    /// In the weights of the stages before it; `None`: the loss does not depend on them.
+    pub weights: Vec<Option<Tensor>>,
+    /// In each group of architecture parameters.
+    pub architecture: Vec<Option<Tensor>>,
+}
+
+impl MixedProduct {
+    fn none(point: &Point, stage: usize) -> Self {
+        Self { weights: vec![None; stage], architecture: vec![None; point.architecture.len()] }
+    }
+
+    /// All parts times `factor`.
+    pub fn scaled(self, factor: f64) -> Result<Self> {
+        let scale = |list: Vec<Option<Tensor>>| -> Result<Vec<Option<Tensor>>> {
+            list.into_iter().map(|t| Ok(t.map(|t| t * factor).transpose()?)).collect()
+        };
+        Ok(Self { weights: scale(self.weights)?, architecture: scale(self.architecture)? })
+    }
+}
+
+/// Adds `factor · value` to an optional sum.
+pub(super) fn accumulate(sum: &mut Option<Tensor>, value: &Tensor, factor: f64) -> Result<()> {
+    *sum = Some(match sum.take() {
+        Some(old) => add_scaled(&old, factor, value)?,
+        None => (value * factor)?,
+    });
+    Ok(())
+}
+
+/// One stage at a point, as an estimator sees it.
+#[derive(Debug)]
+pub struct StageOracle<'a> {
+    problem: &'a Problem<'a>,
+    stage: usize,
+    point: &'a Point,
+}
+
+impl<'a> StageOracle<'a> {
+    /// Stage `stage` of `problem`; `point` holds its own weights before the update, those of earlier
+    /// stages after theirs.
+    pub fn new(problem: &'a Problem<'a>, stage: usize, point: &'a Point) -> Self {
+        Self { problem, stage, point }
+    }
+
+    /// The stage's own weights, at which the mixed derivative is taken.
+    pub fn weights(&self) -> &Tensor {
+        &self.point.weights[self.stage]
+    }
+
+    /// ∇_context L(plus, context) − ∇_context L(minus, context): two passes.
+    ///
+    /// The teacher of a transfer term is the same in both, so its part is one vector–Jacobian
+    /// product with the difference of the gradients at its features.
+    pub fn context_difference(&self, plus: &Tensor, minus: &Tensor) -> Result<MixedProduct> {
+        let (problem, stage) = (self.problem, self.stage);
+        problem.count();
+        problem.count();
+        let mut product = MixedProduct::none(self.point, stage);
+        for term in &problem.graph.stages[stage].loss {
+            match term {
+                LossTerm::Supervised { weight } if *weight > 0.0 => {
+                    self.supervised_difference(&mut product, *weight, plus, minus)?;
+                }
+                LossTerm::Transfer { from, weight } if *weight > 0.0 => {
+                    self.transfer_difference(&mut product, *from, *weight, plus, minus)?;
+                }
+                _ => {}
+            }
+        }
+        Ok(product)
+    }
+
+    fn supervised_difference(
+        &self,
+        product: &mut MixedProduct,
+        weight: f64,
+        plus: &Tensor,
+        minus: &Tensor,
+    ) -> Result<()> {
+        let (problem, stage) = (self.problem, self.stage);
+        let Some(a) = problem.levels[stage].architecture else { return Ok(()) };
+        for (sign, own) in [(weight, plus), (-weight, minus)] {
+            let mut architecture = self.point.detached().architecture;
+            let var = Var::from_tensor(&architecture[a])?;
+            architecture[a] = var.as_tensor().clone();
+            let batch = &problem.batches.train;
+            let loss = problem.supervised(stage, &own.detach(), &architecture, batch, TRAIN)?;
+            let gradient = take(&loss.backward()?, &var).ok_or_else(|| self.no_gradient())?;
+            accumulate(&mut product.architecture[a], &gradient, sign)?;
+        }
+        Ok(())
+    }
+
+    fn transfer_difference(
+        &self,
+        product: &mut MixedProduct,
+        from: usize,
+        weight: f64,
+        plus: &Tensor,
+        minus: &Tensor,
+    ) -> Result<()> {
+        let (problem, stage) = (self.problem, self.stage);
+        let batch = problem.transfer_batch()?;
+        let mut context = self.point.detached();
+        let teacher = Var::from_tensor(&context.weights[from])?;
+        let arch = match problem.levels[from].architecture {
+            Some(a) => {
+                let var = Var::from_tensor(&context.architecture[a])?;
+                context.architecture[a] = var.as_tensor().clone();
+                Some((a, var))
+            }
+            None => None,
+        };
+        let output =
+            problem.run(from, teacher.as_tensor(), &context.architecture, batch, TRANSFER)?;
+        let features = problem.teacher(&output, stage)?;
+        let leaf = Var::from_tensor(&features.detach())?;
+        let own_arch = problem.levels[stage].architecture;
+        let mut cotangent: Option<Tensor> = None;
+        for (sign, own) in [(weight, plus), (-weight, minus)] {
+            let mut architecture = self.point.detached().architecture;
+            let var = match own_arch {
+                Some(a) => {
+                    let var = Var::from_tensor(&architecture[a])?;
+                    architecture[a] = var.as_tensor().clone();
+                    Some((a, var))
+                }
+                None => None,
+            };
+            let aux = problem.run(stage, &own.detach(), &architecture, batch, TRANSFER)?;
+            let aux = problem.features(&aux)?;
+            let loss = problem.transfer_value(stage, leaf.as_tensor(), &aux)?;
+            if !loss.track_op() {
+                continue; // the loss does not reach the teacher (hard targets)
+            }
+            let gradients = loss.backward()?;
+            if let Some(gradient) = take(&gradients, &leaf) {
+                accumulate(&mut cotangent, &gradient, sign)?;
+            }
+            if let Some((a, var)) = var
+                && let Some(gradient) = take(&gradients, &var)
+            {
+                accumulate(&mut product.architecture[a], &gradient, sign)?;
+            }
+        }
+        let Some(cotangent) = cotangent else { return Ok(()) };
+        let gradients = (features * cotangent)?.sum_all()?.backward()?;
+        if let Some(gradient) = take(&gradients, &teacher) {
+            accumulate(&mut product.weights[from], &gradient, 1.0)?;
+        }
+        if let Some((a, var)) = arch
+            && let Some(gradient) = take(&gradients, &var)
+        {
+            accumulate(&mut product.architecture[a], &gradient, 1.0)?;
+        }
+        Ok(())
+    }
+
+    /// ∇_context ⟨∇_own L, v⟩ by double backward: exact, for networks of plain tensor operations.
+    ///
+    /// # Errors
+    /// Second derivatives are not switched on in this process (see
+    /// [`double_backward_enabled`]), or the stage's network does not have them.
+    pub fn exact_product(&self, v: &Tensor) -> Result<MixedProduct> {
+        let (problem, stage) = (self.problem, self.stage);
+        let unsupported =
+            |what: String| Error::Unsupported { plugin: "hypergradient exact".into(), what };
+        if !double_backward_enabled() {
+            return Err(unsupported(
+                "a process that was not started with CANDLE_GRAD_DO_NOT_DETACH=1".into(),
+            ));
+        }
+        problem.count();
+        problem.count();
+        let own = Var::from_tensor(&self.weights().detach())?;
+        let vars = |list: &[Tensor]| -> Result<Vec<Var>> {
+            list.iter().map(|t| Ok(Var::from_tensor(&t.detach())?)).collect()
+        };
+        let weights = vars(&self.point.weights[..stage])?;
+        let architecture = vars(&self.point.architecture)?;
+        let tensors = |v: &[Var]| v.iter().map(|v| v.as_tensor().clone()).collect::<Vec<_>>();
+        let context = Point { weights: tensors(&weights), architecture: tensors(&architecture) };
+        let loss = problem.stage_loss(stage, own.as_tensor(), &context)?;
+        let mut product = MixedProduct::none(self.point, stage);
+        if !loss.track_op() {
+            return Ok(product);
+        }
+        let first = loss.backward()?;
+        let gradient = first.get(&own).ok_or_else(|| self.no_gradient())?;
+        if !gradient.track_op() {
+            return Err(unsupported(format!(
+                "stage `{}`: its network has no second derivatives",
+                problem.graph.stages[stage].name
+            )));
+        }
+        let second = (gradient * v.detach())?.sum_all()?.backward()?;
+        for (out, var) in product.weights.iter_mut().zip(&weights) {
+            *out = take(&second, var);
+        }
+        for (out, var) in product.architecture.iter_mut().zip(&architecture) {
+            *out = take(&second, var);
+        }
+        Ok(product)
+    }
+
+    fn no_gradient(&self) -> Error {
+        Error::NoGradient(format!("stage `{}`", self.problem.graph.stages[self.stage].name))
+    }
+}
+
+/// Was this process started with `CANDLE_GRAD_DO_NOT_DETACH=1`? Without it candle's second
+/// derivatives are silently wrong.
+pub fn double_backward_enabled() -> bool {
+    std::env::var("CANDLE_GRAD_DO_NOT_DETACH").is_ok_and(|v| !v.is_empty() && v != "0")
+}
+
+/// Mean cross entropy of logits (N × classes) against labels.
+pub fn cross_entropy(logits: &Tensor, labels: &[u32]) -> Result<Tensor> {
+    let labels = Tensor::new(labels, logits.device())?;
+    Ok(candle_nn::loss::cross_entropy(logits, &labels)?)
+}
+
+/// A gradient, cut from its graph (candle keeps it otherwise).
+fn take(gradients: &GradStore, var: &Var) -> Option<Tensor> {
+    gradients.get(var).map(Tensor::detach)
+}
+
+fn scalar(loss: &Tensor) -> Result<f64> {
+    Ok(loss.detach().to_dtype(DType::F64)?.to_scalar::<f64>()?)
+}

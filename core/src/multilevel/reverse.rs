@@ -1,0 +1,319 @@
+//! The reverse pass over a stage graph: one function for every number of levels.
+//!
+//! Each stage i makes one step of its inner optimiser, θ'_i = θ_i − η_i·d_i with
+//! d_i = ∇_θi L_i(θ_i; θ'_<i, A) + wd·θ_i + momentum·buffer. With the objective
+//! J = Σ_o w_o·CE(θ'_o, A; valid), the adjoint a_i = ∂J/∂θ'_i of each stage, from the top, is pulled
+//! back through its update by one mixed product:
+//!
+//! ∂J/∂(θ'_j, A) += −η_i · ∇_(θ'_j, A) ⟨∇_θi L_i, a_i⟩   for j < i.
+//!
+//! The product is linear in a_i, so adjoints are summed before it, never after: k stages need
+//! 3k + 1 passes and one for each further term of the objective (METHODS.md §1.2: `DARTS` 4,
+//! `TETLO` 8).
+
+use super::Hypergradient;
+use super::graph::Combine;
+use super::oracle::{MixedProduct, Point, Problem, StageOracle, accumulate};
+use crate::optim::{add_scaled, norm};
+use crate::{Error, Result};
+use candle_core::Tensor;
+
+/// Which part of the objective a contribution comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// The first stage's own validation loss: G_m.
+    Main,
+    /// Validation losses of later stages, reached through the transfer: G_a.
+    Transfer,
+    /// Both, summed before the mixed products.
+    Joint,
+}
+
+/// The last link of the path by which a contribution reaches the architecture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Via {
+    /// The architecture stands in the objective itself.
+    Objective,
+    /// The architecture stands in the loss whose step this stage made.
+    Update(usize),
+}
+
+/// One term of the hypergradient, with its sign: the terms sum to the total.
+#[derive(Debug, Clone)]
+pub struct Contribution {
+    /// Where it comes from.
+    pub source: Source,
+    /// Its last link.
+    pub via: Via,
+    /// The group of architecture parameters it belongs to (0: the main model's).
+    pub group: usize,
+    /// The gradient.
+    pub gradient: Tensor,
+}
+
+impl Contribution {
+    /// Does it reach the main architecture directly through a later stage's loss? (`direct-term`)
+    pub fn is_direct(&self) -> bool {
+        self.group == 0 && matches!(self.via, Via::Update(stage) if stage > 0)
+    }
+
+    /// The name in records and in `tetlo check hypergrad` (METHODS.md §1.4).
+    pub fn name(&self) -> &'static str {
+        match (self.source, self.via, self.group) {
+            (_, _, 1..) => "aux_architecture",
+            (Source::Main, Via::Objective, _) => "main_direct",
+            (Source::Main, Via::Update(0), _) => "main_through_W",
+            (Source::Joint, Via::Objective, _) => "main_direct",
+            (Source::Joint, Via::Update(0), _) => "through_W",
+            (Source::Transfer, Via::Update(0), _) => "aux_through_W",
+            _ => "aux_direct",
+        }
+    }
+}
+
+/// The hypergradient of a stage graph, term by term.
+#[derive(Debug, Clone)]
+pub struct HyperGradient {
+    /// The terms.
+    pub contributions: Vec<Contribution>,
+    /// The objective J at the updated parameters.
+    pub objective: f64,
+    /// Value of each term of the objective, unweighted.
+    pub validation_losses: Vec<f64>,
+    /// Loss of each stage before its update (empty at first order).
+    pub training_losses: Vec<f64>,
+    /// Forward and backward passes it took.
+    pub passes: usize,
+    direct_term: bool,
+}
+
+impl HyperGradient {
+    /// Sum of the contributions to a group that `keep` selects; terms that the graph's `direct-term`
+    /// leaves out are never part of it.
+    pub fn sum(
+        &self,
+        group: usize,
+        keep: impl Fn(&Contribution) -> bool,
+    ) -> Result<Option<Tensor>> {
+        let mut total = None;
+        for c in &self.contributions {
+            let counts = self.direct_term || !c.is_direct();
+            if c.group == group && counts && keep(c) {
+                accumulate(&mut total, &c.gradient, 1.0)?;
+            }
+        }
+        Ok(total)
+    }
+
+    /// ‖direct term‖ / ‖G_a‖, where the two are known apart.
+    pub fn direct_share(&self) -> Result<Option<f64>> {
+        let (mut direct, mut all) = (None, None);
+        for c in self.contributions.iter().filter(|c| c.group == 0) {
+            if c.source == Source::Transfer {
+                accumulate(&mut all, &c.gradient, 1.0)?;
+                if c.is_direct() {
+                    accumulate(&mut direct, &c.gradient, 1.0)?;
+                }
+            }
+        }
+        Ok(match (direct, all) {
+            (Some(d), Some(a)) => {
+                let a = norm(&a)?;
+                (a > 0.0).then_some(norm(&d)? / a)
+            }
+            _ => None,
+        })
+    }
+}
+
+/// How the reverse pass keeps adjoints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Adjoints {
+    /// One sum: fewest passes.
+    Joint,
+    /// G_m and G_a apart.
+    Apart,
+}
+
+/// One adjoint for each stage, from one source.
+struct Adjoint {
+    source: Source,
+    of_stage: Vec<Option<Tensor>>,
+    /// Factor of a pull-back through a stage with inner learning rate η.
+    pull: fn(f64) -> f64,
+}
+
+/// The gradient of the objective in all architecture parameters.
+///
+/// # Errors
+/// A loss or gradient is not finite, or the estimator does not support the networks.
+pub fn hypergradient(
+    problem: &Problem<'_>,
+    point: &Point,
+    estimator: &dyn Hypergradient,
+    adjoints: Adjoints,
+) -> Result<HyperGradient> {
+    let before = problem.passes.get();
+    let mut result = if estimator.unrolls() {
+        unrolled(problem, point, estimator, adjoints)?
+    } else {
+        first_order(problem, point)?
+    };
+    result.passes = problem.passes.get() - before;
+    Ok(result)
+}
+
+fn empty(problem: &Problem<'_>) -> HyperGradient {
+    HyperGradient {
+        contributions: vec![],
+        objective: 0.0,
+        validation_losses: vec![],
+        training_losses: vec![],
+        passes: 0,
+        direct_term: problem.graph.direct_term,
+    }
+}
+
+/// Where an objective term belongs.
+fn source(stage: usize) -> Source {
+    if stage == 0 { Source::Main } else { Source::Transfer }
+}
+
+/// γ·∇_A CE(W, A; valid) at the present weights: no unrolling (ξ = 0 in the paper of `DARTS`).
+fn first_order(problem: &Problem<'_>, point: &Point) -> Result<HyperGradient> {
+    let mut result = empty(problem);
+    for term in problem.graph.objective.iter().filter(|o| o.weight > 0.0) {
+        let (value, gradient) = problem.direct_gradient(term.stage, point)?;
+        check_finite(value, problem, term.stage, "validation loss")?;
+        let (Some(gradient), Some(group)) = (gradient, problem.levels[term.stage].architecture)
+        else {
+            continue;
+        };
+        result.objective += term.weight * value;
+        result.validation_losses.push(value);
+        result.contributions.push(Contribution {
+            source: source(term.stage),
+            via: Via::Objective,
+            group,
+            gradient: (gradient * term.weight)?,
+        });
+    }
+    Ok(result)
+}
+
+fn unrolled(
+    problem: &Problem<'_>,
+    point: &Point,
+    estimator: &dyn Hypergradient,
+    adjoints: Adjoints,
+) -> Result<HyperGradient> {
+    let graph = problem.graph;
+    let stages = graph.stages.len();
+    let mut result = empty(problem);
+
+    // Forward: one inner step a stage. `updated[i]` has stages before i updated, i itself not yet.
+    let mut updated = point.detached();
+    let mut before_update = Vec::with_capacity(stages);
+    for stage in 0..stages {
+        let (loss, next) = problem.unrolled(stage, &updated)?;
+        check_finite(loss, problem, stage, "training loss")?;
+        result.training_losses.push(loss);
+        before_update.push(updated.weights[stage].clone());
+        updated.weights[stage] = next;
+    }
+
+    // The objective's own gradients.
+    let plain: fn(f64) -> f64 = |eta| -eta;
+    let without_rate: fn(f64) -> f64 = |_| -1.0;
+    let apart = adjoints == Adjoints::Apart;
+    let mut carried: Vec<Adjoint> = match apart {
+        true => vec![
+            Adjoint { source: Source::Main, of_stage: vec![None; stages], pull: plain },
+            Adjoint {
+                source: Source::Transfer,
+                of_stage: vec![None; stages],
+                pull: if graph.combine == Combine::NoLrFactors { without_rate } else { plain },
+            },
+        ],
+        false => vec![Adjoint { source: Source::Joint, of_stage: vec![None; stages], pull: plain }],
+    };
+    for term in graph.objective.iter().filter(|o| o.weight > 0.0) {
+        let (value, weights, architecture) = problem.objective_gradient(term.stage, &updated)?;
+        check_finite(value, problem, term.stage, "validation loss")?;
+        result.objective += term.weight * value;
+        result.validation_losses.push(value);
+        let from = source(term.stage);
+        let index = usize::from(apart && from == Source::Transfer);
+        accumulate(&mut carried[index].of_stage[term.stage], &weights, term.weight)?;
+        if let (Some(gradient), Some(group)) =
+            (architecture, problem.levels[term.stage].architecture)
+        {
+            result.contributions.push(Contribution {
+                source: carried[index].source,
+                via: Via::Objective,
+                group,
+                gradient: (gradient * term.weight)?,
+            });
+        }
+    }
+
+    // Reverse: pull each stage's adjoint back through its update.
+    for stage in (0..stages).rev() {
+        let mut at = updated.clone();
+        at.weights[stage] = before_update[stage].clone();
+        let eta = problem.levels[stage].inner.learning_rate;
+        for adjoint in &mut carried {
+            let Some(v) = adjoint.of_stage[stage].take() else { continue };
+            let length = norm(&v)?;
+            check_finite(length, problem, stage, "hypergradient")?;
+            let factor = (adjoint.pull)(eta);
+            if length == 0.0 || factor == 0.0 {
+                continue; // nothing to pull back: no division by a zero norm
+            }
+            let oracle = StageOracle::new(problem, stage, &at);
+            let MixedProduct { weights, architecture } =
+                estimator.mixed_product(&oracle, &v)?.scaled(factor)?;
+            for (earlier, gradient) in weights.iter().enumerate() {
+                if let Some(gradient) = gradient {
+                    accumulate(&mut adjoint.of_stage[earlier], gradient, 1.0)?;
+                }
+            }
+            for (group, gradient) in architecture.into_iter().enumerate() {
+                if let Some(gradient) = gradient {
+                    let (source, via) = (adjoint.source, Via::Update(stage));
+                    result.contributions.push(Contribution { source, via, group, gradient });
+                }
+            }
+        }
+    }
+    Ok(result)
+}
+
+fn check_finite(value: f64, problem: &Problem<'_>, stage: usize, what: &str) -> Result<()> {
+    if value.is_finite() {
+        return Ok(());
+    }
+    Err(Error::NotFinite {
+        what: what.to_owned(),
+        level: problem.graph.stages[stage].name.clone(),
+        step: problem.draw.step as usize,
+    })
+}
+
+/// The objective after every stage has made its step: J(A) as a number, for finite differences.
+pub fn objective_value(problem: &Problem<'_>, point: &Point) -> Result<f64> {
+    let mut updated = point.detached();
+    for stage in 0..problem.graph.stages.len() {
+        updated.weights[stage] = problem.unrolled(stage, &updated)?.1;
+    }
+    let mut total = 0.0;
+    for term in problem.graph.objective.iter().filter(|o| o.weight > 0.0) {
+        total += term.weight * problem.objective_gradient(term.stage, &updated)?.0;
+    }
+    Ok(total)
+}
+
+/// v / ‖v‖-scaled step of the central difference: θ ± (ε/‖v‖)·v.
+pub fn perturbed(weights: &Tensor, v: &Tensor, step: f64) -> Result<Tensor> {
+    add_scaled(weights, step, v)
+}

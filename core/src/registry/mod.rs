@@ -1,0 +1,142 @@
+//! The registry of plugins: what a plugin submits, and how it is found by name.
+//!
+//! An entry is a description: `&'static str` names and `fn` pointers, submitted through `inventory`
+//! by the macro of its kind. Listings are sorted, since link order is not stable.
+
+use crate::{Error, Result};
+use schemars::{JsonSchema, Schema, schema_for};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use std::fmt::Debug;
+use toml::de::ValueDeserializer;
+
+pub(crate) mod macros;
+
+/// A plugin that is made from an options type.
+///
+/// The options type is the plugin's whole configuration: `#[serde(deny_unknown_fields, default,
+/// rename_all = "kebab-case")]`, with a doc comment on each field (they become the reference and
+/// the JSON schema).
+pub trait FromOptions: Sized {
+    /// The options.
+    type Options: DeserializeOwned + Serialize + JsonSchema + Default + Debug;
+
+    /// Checks the options and builds the plugin.
+    ///
+    /// # Errors
+    /// A value outside its range; the message names the key.
+    fn from_options(options: Self::Options) -> Result<Self>;
+}
+
+/// Options of a plugin that has none.
+#[derive(Debug, Clone, Copy, Default, serde::Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NoOptions {}
+
+/// A kind of plugin: implemented by its trait object, such as `dyn TransferLoss`.
+pub trait Kind: 'static {
+    /// The kind's name in kebab-case.
+    const NAME: &'static str;
+
+    /// All entries in the binary, in link order.
+    fn submitted() -> Box<dyn Iterator<Item = &'static Entry<Self>>>;
+}
+
+/// What a plugin submits.
+pub struct Entry<T: ?Sized + 'static> {
+    /// Name in the config, kebab-case.
+    pub name: &'static str,
+    /// One line for listings.
+    pub summary: &'static str,
+    /// The crate that submits it, and its version.
+    pub origin: (&'static str, &'static str),
+    /// Builds the plugin from resolved options (all defaults may be missing).
+    pub build: fn(&Value) -> Result<Box<T>>,
+    /// Reads options with their places in the source and writes all defaults out.
+    pub resolve: fn(ValueDeserializer<'_>) -> Result<Value, toml::de::Error>,
+    /// The default options.
+    pub defaults: fn() -> Value,
+    /// The JSON schema of the options.
+    pub schema: fn() -> Schema,
+}
+
+impl<T: ?Sized> Debug for Entry<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Entry").field("name", &self.name).field("origin", &self.origin).finish()
+    }
+}
+
+/// Where compiled-in plugins live in listings.
+pub const LINKED: &str = "linked";
+
+/// The entries of a kind, sorted by name.
+pub fn entries<T: Kind + ?Sized>() -> Vec<&'static Entry<T>> {
+    let mut list: Vec<_> = T::submitted().collect();
+    list.sort_by_key(|e| (e.name, e.origin));
+    list
+}
+
+/// The entry of this name.
+///
+/// # Errors
+/// Unknown, or submitted twice.
+pub fn find<T: Kind + ?Sized>(name: &str) -> Result<&'static Entry<T>> {
+    let list = entries::<T>();
+    let mut found = list.iter().filter(|e| e.name == name);
+    let Some(first) = found.next() else {
+        let known = list.iter().map(|e| e.name).collect();
+        return Err(Error::UnknownPlugin { kind: T::NAME, name: name.to_owned(), known });
+    };
+    match found.next() {
+        None => Ok(first),
+        Some(second) => Err(Error::DuplicatePlugin {
+            kind: T::NAME,
+            name: first.name,
+            first: first.origin.0,
+            second: second.origin.0,
+        }),
+    }
+}
+
+/// Builds the plugin of this name from resolved options (`null` or an object).
+///
+/// # Errors
+/// Unknown name, or options that do not fit; the message names the plugin.
+pub fn build<T: Kind + ?Sized>(name: &str, options: &Value) -> Result<Box<T>> {
+    (find::<T>(name)?.build)(options).map_err(|e| e.in_plugin(name))
+}
+
+#[doc(hidden)]
+pub mod support {
+    //! What the registration macros expand to.
+    use super::*;
+
+    pub fn from_value<P: FromOptions>(options: &Value) -> Result<P> {
+        let options = match options {
+            Value::Null => P::Options::default(),
+            value => serde_json::from_value(value.clone())
+                .map_err(|e| Error::config(format!("options: {e}")))?,
+        };
+        P::from_options(options)
+    }
+
+    pub fn resolve<P: FromOptions>(
+        source: ValueDeserializer<'_>,
+    ) -> Result<Value, toml::de::Error> {
+        use serde::de::Error as _;
+        let options = <P::Options as serde::Deserialize>::deserialize(source)?;
+        let value = serde_json::to_value(&options).map_err(toml::de::Error::custom)?;
+        // Checked again here so that an out-of-range value is reported at its place.
+        P::from_options(options).map_err(toml::de::Error::custom)?;
+        Ok(value)
+    }
+
+    pub fn defaults<P: FromOptions>() -> Value {
+        serde_json::to_value(P::Options::default()).unwrap_or(Value::Null)
+    }
+
+    pub fn schema<P: FromOptions>() -> Schema {
+        schema_for!(P::Options)
+    }
+}
