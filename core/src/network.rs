@@ -111,6 +111,11 @@ pub trait Network: Debug + Send + Sync {
     /// Multiply-adds of one image's forward pass.
     fn multiply_adds(&self) -> u64;
 
+    /// Bytes of activations and scratch that a batch of this size takes (an estimate for plans).
+    fn activation_bytes(&self, _batch: usize) -> usize {
+        0
+    }
+
     /// Logits and embedding of a batch of images (N × C × H × W). `architecture` is the flat α;
     /// fixed networks ignore it and take `None`.
     fn forward(

@@ -30,3 +30,8 @@ pub use threads::{set_threads, threads};
 pub fn simd_paths() -> Vec<&'static str> {
     primitives::available().into_iter().map(|k| k.name).collect()
 }
+
+/// The kernels that networks use in this process: the fastest of this machine, or what `TETLO_SIMD` names.
+pub fn simd_name() -> &'static str {
+    primitives::default_table().name
+}
