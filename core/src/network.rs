@@ -119,6 +119,12 @@ pub trait Network: Debug + Send + Sync {
     /// Multiply-adds of one image's forward pass.
     fn multiply_adds(&self) -> u64;
 
+    /// Is every operation of `forward` differentiable twice, as plain tensor operations are? Kernels
+    /// are not: double backward through them would be silently wrong.
+    fn twice_differentiable(&self) -> bool {
+        false
+    }
+
     /// Logits and embedding of a batch of images (N × C × H × W). `architecture` is the flat α;
     /// fixed networks ignore it and take `None`.
     fn forward(
