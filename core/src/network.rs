@@ -80,6 +80,18 @@ impl Output {
         Self { logits, embedding, auxiliary_logits: None, statistics: None }
     }
 
+    /// The same values, cut from any graph.
+    #[must_use]
+    pub fn detached(&self) -> Self {
+        let cut = |t: &Option<Tensor>| t.as_ref().map(Tensor::detach);
+        Self {
+            logits: self.logits.detach(),
+            embedding: self.embedding.detach(),
+            auxiliary_logits: cut(&self.auxiliary_logits),
+            statistics: cut(&self.statistics),
+        }
+    }
+
     /// The same with batch statistics.
     #[must_use]
     pub fn with_statistics(self, statistics: Option<Tensor>) -> Self {

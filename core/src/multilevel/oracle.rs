@@ -249,7 +249,8 @@ impl<'a> Problem<'a> {
         } else {
             own.zeros_like()?
         };
-        Ok(InnerGradient { loss: value, gradient, output: said })
+        let output = said.map(|output| output.detached());
+        Ok(InnerGradient { loss: value, gradient, output })
     }
 
     /// The stage's weights after one step of its inner optimiser, and the loss before it.
