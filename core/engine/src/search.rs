@@ -84,7 +84,7 @@ impl Method {
                     "tetlo plugins list --kind transfer-loss",
                 )
             })?;
-            optimizer.check_transfer(loss.needs())?;
+            graph.check_transfer(loss.needs())?;
         }
         let mut method = Self {
             networks: vec![],
