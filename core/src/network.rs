@@ -126,6 +126,8 @@ pub trait Network: Debug + Send + Sync {
     /// Bytes of activations and scratch that a batch of this size takes (an estimate for plans).
     fn activation_bytes(&self, _batch: usize) -> usize {
         0
+    }
+
     /// Is every operation of `forward` differentiable twice, as plain tensor operations are? Kernels
     /// are not: double backward through them would be silently wrong.
     fn twice_differentiable(&self) -> bool {
