@@ -2,9 +2,9 @@
 
 use crate::plan::{Trial, plan};
 use crate::retrain::derived_network;
-use crate::search::{Method, build};
+use crate::search::Method;
 use crate::store::{self, DirectoryLock, TrialDirectory, json_bytes};
-use crate::summary::{Summary, TrialResult, summarise};
+use crate::summary::{self, Outcome, Summary, TrialName, summarize};
 use crate::trial::space;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -132,7 +132,7 @@ impl Comparison {
         let signal = None;
         let directory = self.trial(&trial.id);
         // A trial that could still speak has recorded its own failure.
-        if signal.is_some() || !directory.has_failed() {
+        if signal.is_some() || directory.failure()?.is_none() {
             let error = Error::Invalid(format!("the trial's process ended with {status}"));
             directory.fail(&trial.id, &error, signal)?;
         }
@@ -141,11 +141,23 @@ impl Comparison {
 
     /// Computes `summary.json` from the results that are there, and writes it.
     pub fn summarise(&self, config: &CompareConfig) -> Result<Summary> {
-        let mut results: Vec<(&Trial, Option<TrialResult>)> = Vec::new();
+        let mut trials = Vec::with_capacity(self.trials.len());
         for trial in &self.trials {
-            results.push((trial, self.trial(&trial.id).result()?));
+            let directory = self.trial(&trial.id);
+            let outcome = match (directory.result()?, directory.failure()?) {
+                (Some(result), _) => Outcome::Finished(Box::new(result)),
+                (None, Some(failure)) => Outcome::Failed(failure),
+                (None, None) => Outcome::Missing,
+            };
+            let name = TrialName {
+                trial_id: trial.id.clone(),
+                method: trial.method.name.clone(),
+                task: trial.task.name.clone(),
+                seed: trial.seed,
+            };
+            trials.push(summary::Trial { name, outcome });
         }
-        let summary = summarise(config, &results)?;
+        let summary = summarize(&config.name, &trials)?;
         self.write("summary.json", &json_bytes(&summary))?;
         Ok(summary)
     }
@@ -213,7 +225,7 @@ pub fn check_trial(trial: &Trial, data: &Data) -> Result<Cost> {
             work += steps * settings.batch_size as f64 * macs as f64 * passes * PASS;
         }
         OptimizerKind::BlackBoxSearch => {
-            let plugin: Box<dyn BlackBoxSearch> = build(&trial.method.optimizer)?;
+            let plugin: Box<dyn BlackBoxSearch> = trial.method.optimizer.build()?;
             let protocol = RetrainProtocol::proxy(settings);
             let network = derived_network(&space, &sample, data, &protocol)?;
             need(&network, network.activation_bytes(settings.batch_size), 5);
@@ -221,7 +233,7 @@ pub fn check_trial(trial: &Trial, data: &Data) -> Result<Cost> {
             work += epochs * half * network.multiply_adds() as f64 * PASS;
         }
     }
-    let evaluator: Box<dyn Evaluator> = build(&trial.task.evaluate)?;
+    let evaluator: Box<dyn Evaluator> = trial.task.evaluate.build()?;
     if let Some(protocol) = evaluator.protocol() {
         let network = derived_network(&space, &sample, data, protocol)?;
         need(&network, network.activation_bytes(protocol.batch_size), 5);

@@ -23,6 +23,24 @@ pub struct Trial {
 }
 
 impl Trial {
+    /// The trial as a config of its own, all defaults written out (`run.toml`).
+    ///
+    /// # Errors
+    /// A path that is not UTF-8.
+    pub fn to_toml(&self, device: &str) -> Result<String> {
+        CompareConfig {
+            version: 1,
+            name: self.id.clone(),
+            seeds: vec![self.seed],
+            device: device.to_owned(),
+            threads: 0,
+            tasks: vec![self.task.clone()],
+            methods: vec![self.method.clone()],
+            evaluate: None,
+        }
+        .to_toml()
+    }
+
     /// The line of `plan.jsonl`.
     pub fn to_json(&self) -> Value {
         json!({
@@ -45,7 +63,7 @@ pub fn plan(config: &CompareConfig) -> Result<Vec<Trial>> {
     for task in &config.tasks {
         let data = match &task.dataset {
             Some(reference) => {
-                let dataset: Box<dyn Dataset> = crate::search::build(reference)?;
+                let dataset: Box<dyn Dataset> = reference.build()?;
                 dataset.content_hash().map_err(|e| e.in_plugin(&reference.plugin))?
             }
             None => None,

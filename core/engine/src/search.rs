@@ -48,9 +48,20 @@ pub struct Method {
     seed: u64,
 }
 
-/// Builds a plugin from its reference.
-pub fn build<T: registry::Kind + ?Sized>(reference: &PluginConfig) -> Result<Box<T>> {
-    registry::build::<T>(&reference.plugin, &reference.options)
+fn missing(config: &MethodConfig, key: &str) -> Error {
+    Error::config_hint(
+        format!("method `{}` needs the key `{key}`", config.name),
+        format!("`tetlo plugins list --kind {key}` shows what can stand there"),
+    )
+}
+
+/// Builds a plugin that the method's optimizer cannot do without.
+fn needed<T: registry::Kind + ?Sized>(
+    config: &MethodConfig,
+    key: &str,
+    reference: &Option<PluginConfig>,
+) -> Result<Box<T>> {
+    reference.as_ref().ok_or_else(|| missing(config, key))?.build()
 }
 
 impl Method {
@@ -65,25 +76,20 @@ impl Method {
         classes: usize,
         seed: u64,
     ) -> Result<Self> {
-        let optimizer: Box<dyn MultilevelOptimizer> = build(&config.optimizer)?;
+        let optimizer: Box<dyn MultilevelOptimizer> = config.optimizer.build()?;
         let graph = optimizer.graph()?.validated()?;
         let estimator =
             registry::build::<dyn Hypergradient>(&graph.estimator, &graph.estimator_options)?;
         let mut space = space;
         for transform in &config.transforms {
-            let transform: Box<dyn SupernetTransform> = build(transform)?;
+            let transform: Box<dyn SupernetTransform> = transform.build()?;
             space = transform.transform(space)?.validated()?;
         }
-        let relaxation: Box<dyn Relaxation> = build(&config.relaxation)?;
+        let relaxation: Box<dyn Relaxation> = needed(config, "relaxation", &config.relaxation)?;
         let transfer: Option<Box<dyn TransferLoss>> =
-            config.transfer_loss.as_ref().map(build).transpose()?;
+            config.transfer_loss.as_ref().map(PluginConfig::build).transpose()?;
         if graph.uses_transfer() {
-            let loss = transfer.as_deref().ok_or_else(|| {
-                Error::config_hint(
-                    format!("method `{}` needs a `transfer-loss`", config.name),
-                    "tetlo plugins list --kind transfer-loss",
-                )
-            })?;
+            let loss = transfer.as_deref().ok_or_else(|| missing(config, "transfer-loss"))?;
             graph.check_transfer(loss.needs())?;
         }
         let mut method = Self {
@@ -91,9 +97,9 @@ impl Method {
             groups: vec![],
             estimator,
             transfer,
-            regularizers: config.regularizers.iter().map(build).collect::<Result<_>>()?,
-            selection: build(&config.selection)?,
-            stop_rule: config.stop_rule.as_ref().map(build).transpose()?,
+            regularizers: config.regularizers.iter().map(PluginConfig::build).collect::<Result<_>>()?,
+            selection: needed(config, "selection", &config.selection)?,
+            stop_rule: config.stop_rule.as_ref().map(PluginConfig::build).transpose()?,
             settings: config.search.clone(),
             seed,
             graph,
@@ -107,14 +113,9 @@ impl Method {
             let network = match stage.model {
                 ModelRole::Main => supernet.clone(),
                 ModelRole::Auxiliary => {
-                    let reference = config.auxiliary.as_ref().ok_or_else(|| {
-                        Error::config_hint(
-                            format!("method `{}` needs an `auxiliary` model", config.name),
-                            "tetlo plugins list --kind auxiliary",
-                        )
-                    })?;
-                    let auxiliary: Box<dyn Auxiliary> = build(reference)?;
-                    auxiliary.network(&site).map_err(|e| e.in_plugin(&reference.plugin))?
+                    let auxiliary: Box<dyn Auxiliary> =
+                        needed(config, "auxiliary", &config.auxiliary)?;
+                    auxiliary.network(&site)?
                 }
             };
             let group = (!network.architecture().is_empty()).then_some(groups);

@@ -5,9 +5,10 @@
 
 use crate::npz;
 use crate::record::Observer;
-use crate::summary::{Event, TrialResult};
+use crate::summary::{Event, FAILURE_SCHEMA, Failure, TrialResult};
 use candle_core::Tensor;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufWriter, ErrorKind, Write};
@@ -136,14 +137,7 @@ impl TrialDirectory {
     /// # Errors
     /// `result.json` is there but cannot be read.
     pub fn result(&self) -> Result<Option<TrialResult>> {
-        let path = self.path.join("result.json");
-        match fs::read(&path) {
-            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(Error::io(format!("cannot read {}", path.display()), e)),
-            Ok(bytes) => serde_json::from_slice(&bytes)
-                .map(Some)
-                .map_err(|e| Error::Data(format!("{}: {e}", path.display()))),
-        }
+        self.read("result.json")
     }
 
     /// Begins an attempt: the resolved trial and where it runs; earlier records are replaced.
@@ -184,17 +178,17 @@ impl TrialDirectory {
     pub fn fail(&self, trial_id: &str, error: &Error, signal: Option<i32>) -> Result<()> {
         make_directory(&self.path)?;
         let (step, level) = match innermost(error) {
-            Error::NotFinite { step, level, .. } => (json!(step), json!(level)),
-            _ => (Value::Null, Value::Null),
+            Error::NotFinite { step, level, .. } => (Some(*step), Some(level.clone())),
+            _ => (None, None),
         };
-        let failure = json!({
-            "schema": "tetlo.failure/1",
-            "trial_id": trial_id,
-            "step": step,
-            "level": level,
-            "error": error.to_string(),
-            "signal": signal,
-        });
+        let failure = Failure {
+            schema: FAILURE_SCHEMA.into(),
+            trial_id: trial_id.to_owned(),
+            step,
+            level,
+            error: error.to_string(),
+            signal,
+        };
         for n in 0.. {
             if create(&self.path.join(format!("failure-{n}.json")), &json_bytes(&failure))? {
                 break;
@@ -203,9 +197,31 @@ impl TrialDirectory {
         Ok(())
     }
 
-    /// Has an attempt failed?
-    pub fn has_failed(&self) -> bool {
-        self.path.join("failure-0.json").exists()
+    /// The last failed attempt.
+    ///
+    /// # Errors
+    /// A record is there but cannot be read.
+    pub fn failure(&self) -> Result<Option<Failure>> {
+        let mut last = None;
+        for n in 0.. {
+            let found: Option<Failure> = self.read(&format!("failure-{n}.json"))?;
+            if found.is_none() {
+                break;
+            }
+            last = found;
+        }
+        Ok(last)
+    }
+
+    fn read<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
+        let path = self.path.join(name);
+        match fs::read(&path) {
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(Error::io(format!("cannot read {}", path.display()), e)),
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map(Some)
+                .map_err(|e| Error::Data(format!("{}: {e}", path.display()))),
+        }
     }
 }
 

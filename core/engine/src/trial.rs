@@ -6,9 +6,9 @@ use crate::plan::Trial;
 use crate::provenance::provenance;
 use crate::record::{Observer, event};
 use crate::retrain::{TrainingRun, derived_network, train};
-use crate::search::{Method, SearchResult, build, search};
+use crate::search::{Method, SearchResult, search};
 use crate::store::{Recorder, TrialDirectory};
-use crate::summary::{RetrainRecord, SearchRecord, TrialResult};
+use crate::summary::{RESULT_SCHEMA, RetrainRecord, SearchRecord, TrialResult};
 use candle_core::Tensor;
 use std::time::Instant;
 use tetlo_core::config::OptimizerKind;
@@ -37,13 +37,13 @@ pub fn load_data(trial: &Trial) -> Result<Data> {
     let reference = trial.task.dataset.as_ref().ok_or_else(|| {
         Error::config(format!("task `{}` has no `dataset`, but its search needs one", trial.task.name))
     })?;
-    let dataset: Box<dyn Dataset> = build(reference)?;
+    let dataset: Box<dyn Dataset> = reference.build()?;
     dataset.load().and_then(Data::validated).map_err(|e| e.in_plugin(&reference.plugin))
 }
 
 /// The space of a task.
 pub fn space(trial: &Trial) -> Result<SpaceSpec> {
-    let space: Box<dyn SearchSpace> = build(&trial.task.search_space)?;
+    let space: Box<dyn SearchSpace> = trial.task.search_space.build()?;
     space.spec().validated()
 }
 
@@ -75,7 +75,7 @@ fn find(trial: &Trial, space: &SpaceSpec, data: &Data, observer: &mut dyn Observ
             Ok(search(&built, data, observer)?.into())
         }
         OptimizerKind::BlackBoxSearch => {
-            let plugin: Box<dyn BlackBoxSearch> = build(&method.optimizer)?;
+            let plugin: Box<dyn BlackBoxSearch> = method.optimizer.build()?;
             let r = black_box(&*plugin, space, &method.search, data, trial.seed, observer)?;
             Ok(Found {
                 genotype: r.genotype,
@@ -99,7 +99,7 @@ pub fn search_only(
     let record = SearchRecord {
         seconds: began.elapsed().as_secs_f64(),
         epochs: found.epochs,
-        best_val_accuracy: found.best_val_accuracy,
+        best_val_accuracy: Some(found.best_val_accuracy),
     };
     Ok((found.genotype, found.history, record))
 }
@@ -118,7 +118,7 @@ pub fn run(
     if let Some(done) = directory.result()? {
         return Ok(done);
     }
-    let run_toml = trial.to_toml(place)?;
+    let run_toml = trial.to_toml(&place.device)?;
     directory.begin(&run_toml, &provenance(trial, &place.device, place.threads))?;
     let mut recorder = Recorder::start(directory, observer)?;
     let outcome = attempt(trial, directory, data, &mut recorder);
@@ -144,26 +144,34 @@ fn attempt(
 ) -> Result<TrialResult> {
     memory::reset_peak();
     let space = space(trial)?;
-    let evaluator: Box<dyn Evaluator> = build(&trial.task.evaluate)?;
+    let evaluator: Box<dyn Evaluator> = trial.task.evaluate.build()?;
     let (genotype, history, search) = search_only(trial, data, observer)?;
     directory.write_genotype(&genotype)?;
     directory.write_alphas(&history)?;
     let began = Instant::now();
     let mut host = Host { space: &space, data, seed: trial.seed, observer };
     let evaluation = evaluator.evaluate(&genotype, &mut host)?;
-    Ok(TrialResult::new(
-        trial,
-        evaluator.metric(),
-        &genotype,
+    let seconds = began.elapsed().as_secs_f64();
+    Ok(TrialResult {
+        schema: RESULT_SCHEMA.into(),
+        trial_id: trial.id.clone(),
+        method: trial.method.name.clone(),
+        task: trial.task.name.clone(),
+        seed: trial.seed,
+        metric: evaluator.metric(),
+        genotype: genotype.to_json(),
         search,
-        RetrainRecord {
+        retrain: evaluator.protocol().map(|_| RetrainRecord {
             val_accuracy: evaluation.val_accuracy,
             test_accuracy: evaluation.test_accuracy,
-            seconds: began.elapsed().as_secs_f64(),
-        },
-        &evaluation,
-        memory::peak_bytes(),
-    ))
+            seconds,
+        }),
+        value: evaluation.value,
+        params: evaluation.params,
+        macs: evaluation.macs,
+        skip_count: genotype.skip_count(),
+        peak_memory_bytes: memory::peak_bytes(),
+    })
 }
 
 /// What the engine does for evaluators.
