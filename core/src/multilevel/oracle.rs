@@ -343,7 +343,6 @@ pub struct MixedProduct {
 }
 
 impl MixedProduct {
-    /// No dependence at all.
     fn none(point: &Point, stage: usize) -> Self {
         Self { weights: vec![None; stage], architecture: vec![None; point.architecture.len()] }
     }
@@ -399,6 +398,11 @@ impl<'a> StageOracle<'a> {
     /// The stage's own weights, at which the mixed derivative is taken.
     pub fn weights(&self) -> &Tensor {
         &self.point.weights[self.stage]
+    }
+
+    /// The product of a loss that does not depend on its context.
+    pub fn no_product(&self) -> MixedProduct {
+        MixedProduct::none(self.point, self.stage)
     }
 
     /// ∇_context L(plus, context) − ∇_context L(minus, context): two passes.
