@@ -1,1 +1,3 @@
-//! Under construction.
+//! Search, retrain and comparison loops of tetlo.
+
+pub mod check;

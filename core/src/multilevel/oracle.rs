@@ -383,6 +383,18 @@ pub struct Evaluated {
     pub double_backward: usize,
 }
 
+impl Evaluated {
+    /// What the field calls an estimator that does this; `None` for one that does both.
+    pub fn method(self) -> Option<&'static str> {
+        match (self.differences, self.double_backward) {
+            (0, 0) => Some("first-order"),
+            (_, 0) => Some("central-difference"),
+            (0, _) => Some("exact"),
+            _ => None,
+        }
+    }
+}
+
 impl<'a> StageOracle<'a> {
     /// Stage `stage` of `problem`; `point` holds its own weights before the update, those of earlier
     /// stages after theirs.
