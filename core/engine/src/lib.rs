@@ -2,6 +2,7 @@
 //! that writes files ([`store`]).
 
 pub mod black_box;
+pub mod check;
 pub mod comparison;
 pub mod loader;
 pub mod memory;

@@ -343,7 +343,6 @@ pub struct MixedProduct {
 }
 
 impl MixedProduct {
-    /// No dependence at all.
     fn none(point: &Point, stage: usize) -> Self {
         Self { weights: vec![None; stage], architecture: vec![None; point.architecture.len()] }
     }
@@ -384,6 +383,18 @@ pub struct Evaluated {
     pub double_backward: usize,
 }
 
+impl Evaluated {
+    /// What the field calls an estimator that does this; `None` for one that does both.
+    pub fn method(self) -> Option<&'static str> {
+        match (self.differences, self.double_backward) {
+            (0, 0) => Some("first-order"),
+            (_, 0) => Some("central-difference"),
+            (0, _) => Some("exact"),
+            _ => None,
+        }
+    }
+}
+
 impl<'a> StageOracle<'a> {
     /// Stage `stage` of `problem`; `point` holds its own weights before the update, those of earlier
     /// stages after theirs.
@@ -399,6 +410,11 @@ impl<'a> StageOracle<'a> {
     /// The stage's own weights, at which the mixed derivative is taken.
     pub fn weights(&self) -> &Tensor {
         &self.point.weights[self.stage]
+    }
+
+    /// The product of a loss that does not depend on its context.
+    pub fn no_product(&self) -> MixedProduct {
+        MixedProduct::none(self.point, self.stage)
     }
 
     /// ∇_context L(plus, context) − ∇_context L(minus, context): two passes.
