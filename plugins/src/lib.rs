@@ -1,4 +1,5 @@
 //! The built-in plugins of tetlo.
 
+mod auxiliary;
 pub mod check;
 pub mod hypergradient;
