@@ -39,20 +39,12 @@ pub struct Pass<'a> {
     pub draw: Key,
     /// Probability with which a path is dropped (derived networks).
     pub drop_path: f64,
-    /// Compute the auxiliary head's logits, if the network has one.
-    pub auxiliary_head: bool,
 }
 
 impl<'a> Pass<'a> {
-    /// A pass with batch statistics, no drop-path and no auxiliary head.
+    /// A pass with batch statistics and no drop-path.
     pub fn train(draw: Key) -> Self {
-        Self {
-            statistics: Statistics::Batch,
-            buffers: None,
-            draw,
-            drop_path: 0.0,
-            auxiliary_head: false,
-        }
+        Self { statistics: Statistics::Batch, buffers: None, draw, drop_path: 0.0 }
     }
 
     /// A pass with running statistics.
@@ -60,10 +52,10 @@ impl<'a> Pass<'a> {
         Self { statistics: Statistics::Running, buffers: Some(buffers), ..Self::train(draw) }
     }
 
-    /// The same with drop-path and the auxiliary head's logits.
+    /// The same with drop-path.
     #[must_use]
-    pub fn regularised(self, drop_path: f64, auxiliary_head: bool) -> Self {
-        Self { drop_path, auxiliary_head, ..self }
+    pub fn with_drop_path(self, drop_path: f64) -> Self {
+        Self { drop_path, ..self }
     }
 }
 
@@ -75,7 +67,7 @@ pub struct Output {
     pub logits: Tensor,
     /// Features after global pooling, N × D.
     pub embedding: Tensor,
-    /// Logits of the auxiliary head, where asked for.
+    /// Logits of the auxiliary head, for networks that have one and with batch statistics.
     pub auxiliary_logits: Option<Tensor>,
     /// Batch mean and unbiased variance in the layout of [`Network::buffers`], detached (only with
     /// batch statistics, and only for networks with batch normalisation).
@@ -113,7 +105,7 @@ pub trait Network: Debug + Send + Sync {
     /// Names and places of the running statistics; empty without batch normalisation.
     fn buffers(&self) -> &Layout;
 
-    /// Names and places of the architecture parameters α; empty for a fixed network.
+    /// Names and places of the architecture parameters α (flat); empty for a fixed network.
     fn architecture(&self) -> &Layout;
 
     /// Multiply-adds of one image's forward pass.

@@ -14,7 +14,7 @@ pub use graph::{
     Combine, Control, LossTerm, ModelRole, Objective, Stage, StageGraph, estimator_names,
 };
 pub use oracle::{
-    Batch, Batches, Level, MixedProduct, Point, Problem, StageOracle, cross_entropy,
+    Batch, Batches, InnerGradient, Level, MixedProduct, Point, Problem, StageOracle, cross_entropy,
     double_backward_enabled,
 };
 

@@ -65,14 +65,28 @@ pub struct Problem<'a> {
     pub batches: &'a Batches,
     /// Key of this step's draws: all passes on a batch share them (common random numbers).
     pub draw: Key,
+    /// Is this a weight step? The transfer loss then draws apart from the architecture step.
+    pub weight_step: bool,
     /// Gradients computed so far, each one forward and backward pass.
     pub passes: Cell<usize>,
+}
+
+/// A stage's training loss and its gradient.
+#[derive(Debug, Clone)]
+pub struct InnerGradient {
+    /// The loss.
+    pub loss: f64,
+    /// Its gradient in the stage's weights.
+    pub gradient: Tensor,
+    /// What the stage's model said of the training batch, if its cross entropy is part of the loss.
+    pub output: Option<Output>,
 }
 
 /// Batch roles, for the keys of random draws.
 const TRAIN: u32 = 0;
 const VALID: u32 = 1;
 const TRANSFER: u32 = 2;
+const TRANSFER_OF_WEIGHT_STEP: u32 = 3;
 
 impl<'a> Problem<'a> {
     fn count(&self) {
@@ -139,16 +153,25 @@ impl<'a> Problem<'a> {
         })
     }
 
+    /// The batch as the transfer loss of `stage` sees it.
+    fn seen<'b>(
+        &'b self,
+        stage: usize,
+        main: &'b Tensor,
+        aux: &'b Tensor,
+    ) -> Result<TransferBatch<'b>> {
+        let needs = self.transfer_loss()?.needs();
+        let labels = needs.labels.then_some(self.transfer_batch()?.labels.as_slice());
+        let role = if self.weight_step { TRANSFER_OF_WEIGHT_STEP } else { TRANSFER };
+        let key = self.draw.level(stage).role(role).purpose(Purpose::Transfer);
+        let batch = TransferBatch::new(main, aux, key.stream())?.with_labels(labels);
+        batch.check(needs)?;
+        Ok(batch)
+    }
+
     /// The transfer loss of `stage` on features of teacher and student.
     fn transfer_value(&self, stage: usize, main: &Tensor, aux: &Tensor) -> Result<Tensor> {
-        let loss = self.transfer_loss()?;
-        let needs = loss.needs();
-        let labels = &self.transfer_batch()?.labels;
-        let key = self.draw.level(stage).role(TRANSFER).purpose(Purpose::Transfer);
-        let batch = TransferBatch::new(main, aux, key.stream())?
-            .with_labels(needs.labels.then_some(labels.as_slice()));
-        batch.check(needs)?;
-        loss.loss(&batch)
+        self.transfer_loss()?.loss(&self.seen(stage, main, aux)?)
     }
 
     /// The transfer loss's own figures at `point`, for the records.
@@ -166,20 +189,26 @@ impl<'a> Problem<'a> {
         };
         let main = self.teacher(&at(from)?, stage)?;
         let aux = self.features(&at(stage)?)?;
-        let loss = self.transfer_loss()?;
-        let key = self.draw.level(stage).role(TRANSFER).purpose(Purpose::Transfer);
-        let labels = loss.needs().labels.then_some(batch.labels.as_slice());
-        loss.diagnostics(&TransferBatch::new(&main, &aux, key.stream())?.with_labels(labels))
+        self.transfer_loss()?.diagnostics(&self.seen(stage, &main, &aux)?)
     }
 
-    /// The loss of a stage at `own` weights, with earlier stages and architecture from `context`.
-    fn stage_loss(&self, stage: usize, own: &Tensor, context: &Point) -> Result<Tensor> {
+    /// The loss of a stage at `own` weights, with earlier stages and architecture from `context`;
+    /// also what the stage's model said of the training batch.
+    fn stage_loss(
+        &self,
+        stage: usize,
+        own: &Tensor,
+        context: &Point,
+    ) -> Result<(Tensor, Option<Output>)> {
         let mut total: Option<Tensor> = None;
+        let mut said = None;
         for term in &self.graph.stages[stage].loss {
             let (weight, value) = match term {
                 LossTerm::Supervised { weight } if *weight > 0.0 => {
                     let batch = &self.batches.train;
-                    let value = self.supervised(stage, own, &context.architecture, batch, TRAIN)?;
+                    let output = self.run(stage, own, &context.architecture, batch, TRAIN)?;
+                    let value = cross_entropy(&output.logits, &batch.labels)?;
+                    said = Some(output);
                     (*weight, value)
                 }
                 LossTerm::Transfer { from, weight } if *weight > 0.0 => {
@@ -198,32 +227,34 @@ impl<'a> Problem<'a> {
                 None => value,
             });
         }
-        match total {
-            Some(total) => Ok(total),
-            None => Ok(Tensor::zeros((), own.dtype(), own.device())?),
-        }
+        let total = match total {
+            Some(total) => total,
+            None => Tensor::zeros((), own.dtype(), own.device())?,
+        };
+        Ok((total, said))
     }
 
     /// Gradient of a stage's loss in its own weights at `point`, and the loss.
     ///
     /// A stage whose terms all have weight 0 has gradient 0.
-    pub fn inner_gradient(&self, stage: usize, point: &Point) -> Result<(f64, Tensor)> {
+    pub fn inner_gradient(&self, stage: usize, point: &Point) -> Result<InnerGradient> {
         self.count();
         let own = Var::from_tensor(&point.weights[stage].detach())?;
         let context = point.detached();
-        let loss = self.stage_loss(stage, own.as_tensor(), &context)?;
+        let (loss, said) = self.stage_loss(stage, own.as_tensor(), &context)?;
         let value = scalar(&loss)?;
-        if !loss.track_op() {
-            return Ok((value, own.zeros_like()?));
-        }
-        let gradients = loss.backward()?;
-        let what = || format!("the weights of stage `{}`", self.graph.stages[stage].name);
-        Ok((value, take(&gradients, &own).ok_or_else(|| Error::NoGradient(what()))?))
+        let gradient = if loss.track_op() {
+            let what = || format!("the weights of stage `{}`", self.graph.stages[stage].name);
+            take(&loss.backward()?, &own).ok_or_else(|| Error::NoGradient(what()))?
+        } else {
+            own.zeros_like()?
+        };
+        Ok(InnerGradient { loss: value, gradient, output: said })
     }
 
     /// The stage's weights after one step of its inner optimiser, and the loss before it.
     pub fn unrolled(&self, stage: usize, point: &Point) -> Result<(f64, Tensor)> {
-        let (loss, gradient) = self.inner_gradient(stage, point)?;
+        let InnerGradient { loss, gradient, .. } = self.inner_gradient(stage, point)?;
         let level = &self.levels[stage];
         let inner =
             if self.graph.unroll_as_run { level.inner } else { level.inner.without_memory() };
@@ -479,7 +510,7 @@ impl<'a> StageOracle<'a> {
         let architecture = vars(&self.point.architecture)?;
         let tensors = |v: &[Var]| v.iter().map(|v| v.as_tensor().clone()).collect::<Vec<_>>();
         let context = Point { weights: tensors(&weights), architecture: tensors(&architecture) };
-        let loss = problem.stage_loss(stage, own.as_tensor(), &context)?;
+        let (loss, _) = problem.stage_loss(stage, own.as_tensor(), &context)?;
         let mut product = MixedProduct::none(self.point, stage);
         if !loss.track_op() {
             return Ok(product);
