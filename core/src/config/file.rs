@@ -122,6 +122,13 @@ pub(super) struct PluginRef {
     pub(super) library: Option<String>,
 }
 
+impl PluginRef {
+    /// A linked plugin; its options stand in the tree.
+    pub(super) fn named(plugin: &str) -> Self {
+        Self { plugin: plugin.to_owned(), options: None, library: None }
+    }
+}
+
 /// Options are left in the tree: the plugin's own options type reads them there, with places.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct OptionsTable;

@@ -100,7 +100,8 @@ pub fn load_bytes(
     }
 }
 
-fn parse<'i>(sources: &Sources<'_>, start: usize, text: &'i str) -> Result<Node<'i>> {
+/// Parses a text that starts at offset `start` of the sources.
+pub(super) fn parse<'i>(sources: &Sources<'_>, start: usize, text: &'i str) -> Result<Node<'i>> {
     let table = DeTable::parse(text).map_err(|e| {
         let at = e.span().unwrap_or_default();
         sources.error(&(start + at.start..start + at.end), e.message(), SYNTAX)
