@@ -233,3 +233,39 @@ fn presets_are_listed() {
     assert_eq!((tri.file, tri.origin.0), ("presets/tri.toml", "tetlo-core"));
     assert!(preset("test-tir").unwrap_err().hint().unwrap().contains("`test-tri`"));
 }
+
+#[test]
+fn options_of_one_plugin_from_a_command_line() {
+    let read = |text: &str| {
+        super::super::plugin::<dyn Dataset>("test-data", "--options", text, Path::new("/home/me"))
+    };
+    // Lines, or one line with commas.
+    for text in ["path = \"a\"\nlimit = 2", "path = \"a\", limit = 2"] {
+        let options = read(text).unwrap().options;
+        assert_eq!(options, json!({"path": "/home/me/a", "more": [], "mask": null, "limit": 2}));
+    }
+    let e = read("path = 'a'\nlimt = 2").unwrap_err();
+    assert!(e.to_string().starts_with("--options:2:1: options of `test-data`: unknown key `limt`"));
+    assert_eq!(e.hint().as_deref(), Some("did you mean `limit`?"));
+    assert!(read("").unwrap_err().to_string().contains("`path` is missing"));
+}
+
+#[test]
+fn identities_hold_what_decides_a_result() {
+    let config = good(BASE, &[]);
+    let moved = super::super::load("c.toml", BASE, Path::new("/elsewhere"), &[]).unwrap();
+    assert_ne!(config.tasks[0], moved.tasks[0]);
+    assert_eq!(config.tasks[0].identity(), moved.tasks[0].identity());
+    let same = good(BASE, &["threads=2", "device=cuda:0", "method.draws.search.epochs=9"]);
+    assert_eq!(config.methods[0].identity(), same.methods[0].identity());
+    assert_ne!(config.methods[1].identity(), same.methods[1].identity());
+    for set in [
+        "method.tri.name=x",
+        "method.tri.optimizer.options.lambda=3",
+        "method.tri.transfer-loss.options.temperature=3",
+        "method.tri.regularizers=[{plugin='test-penalty'}]",
+        "method.tri.search.momentum=0.1",
+    ] {
+        assert_ne!(tri(&[set]).identity(), config.methods[0].identity(), "{set}");
+    }
+}
