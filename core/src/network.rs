@@ -123,6 +123,11 @@ pub trait Network: Debug + Send + Sync {
     /// Multiply-adds of one image's forward pass.
     fn multiply_adds(&self) -> u64;
 
+    /// Bytes of activations and scratch that a batch of this size takes (an estimate for plans).
+    fn activation_bytes(&self, _batch: usize) -> usize {
+        0
+    }
+
     /// Is every operation of `forward` differentiable twice, as plain tensor operations are? Kernels
     /// are not: double backward through them would be silently wrong.
     fn twice_differentiable(&self) -> bool {
