@@ -3,3 +3,4 @@
 mod auxiliary;
 pub mod check;
 pub mod hypergradient;
+pub mod optimizer;
