@@ -1,1 +1,4 @@
-//! Under construction.
+//! The built-in plugins of tetlo.
+
+pub mod check;
+pub mod hypergradient;

@@ -5,6 +5,7 @@
 //! compiled to a static plan: no allocation in a pass, normalisations applied lazily, pools shared by all terms that
 //! read a state, depthwise results recomputed instead of stored. Results are the same bytes for any number of threads.
 //!
+//! [`reference`] runs the same graphs slowly and obviously, in `f32` or `f64`.
 
 mod arena;
 mod chain;
@@ -14,6 +15,7 @@ mod graph;
 mod network;
 mod plan;
 mod primitives;
+pub mod reference;
 mod simd;
 mod threads;
 
@@ -29,4 +31,9 @@ pub use threads::{set_threads, threads};
 /// The kernels this machine can run, fastest first: `avx512`, `avx2`, `neon`, `portable`.
 pub fn simd_paths() -> Vec<&'static str> {
     primitives::available().into_iter().map(|k| k.name).collect()
+}
+
+/// The kernels that networks use in this process: the fastest of this machine, or what `TETLO_SIMD` names.
+pub fn simd_name() -> &'static str {
+    primitives::default_table().name
 }

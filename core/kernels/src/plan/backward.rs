@@ -242,8 +242,13 @@ impl Pass<'_> {
             return Incoming { g, coefficients: &state.terms[term].coefficients };
         }
         let conv = &self.plan.convs[chain[depth]];
-        let g = self.activation(self.plan.inner_gradients[position] + image * conv.raw.floats);
+        let g = self.inner_gradient(position, image);
         Incoming { g, coefficients: &conv.coefficients }
+    }
+
+    /// The gradient between two stages of a chain.
+    unsafe fn inner_gradient(&self, position: usize, image: usize) -> *mut f32 {
+        self.activation(self.plan.inner_gradients[position] + image * self.plan.inner_floats)
     }
 
     unsafe fn later_stage_back(
@@ -267,16 +272,23 @@ impl Pass<'_> {
             let incoming = self.incoming(state, (position, *term, chain), depth, image);
             let input = self.scratch(thread, self.plan.scratch.inner);
             self.conv_back(thread, conv, image, incoming, Some((input, false)), partial);
-            self.mask(before, conv, image, self.plan.inner_gradients[position], input);
+            self.mask(before, conv, image, position, input);
         }
     }
 
     /// Through the rectifier between two stages, with the sums that the norm before it needs.
-    unsafe fn mask(&self, before: &Conv, conv: &Conv, image: usize, out: usize, g: *const f32) {
+    unsafe fn mask(
+        &self,
+        before: &Conv,
+        conv: &Conv,
+        image: usize,
+        position: usize,
+        g: *const f32,
+    ) {
         let geometry = &self.plan.geometries[conv.geometry_in];
         let pixels = geometry.height * geometry.width;
         let norm = &self.plan.norms[before.norm];
-        let out = self.activation(out + image * before.raw.floats);
+        let out = self.inner_gradient(position, image);
         let z = self.raw(&before.raw, image);
         for b in 0..before.lanes_out.len() {
             let at = b * pixels * 16;

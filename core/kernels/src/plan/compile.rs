@@ -31,6 +31,7 @@ pub(super) fn compile(graph: &Graph, max_batch: usize) -> Result<Plan> {
             geometries: Vec::new(),
             shared_weights: overlapping(graph),
             inner_gradients: Vec::new(),
+            inner_floats: 0,
             sizes: Sizes::default(),
             scratch: Scratch::default(),
         },
@@ -433,6 +434,7 @@ impl Compiler {
         self.plan.sizes.scratch = at.next_multiple_of(1024);
         let bundles = self.plan.states.iter().flat_map(|s| &s.bundles);
         let deep = bundles.filter(|b| b.depth > 1).map(|b| b.chains.len()).max().unwrap_or(0);
+        self.plan.inner_floats = inner;
         self.plan.inner_gradients = (0..deep).map(|_| self.activations(inner)).collect();
     }
 }

@@ -37,8 +37,10 @@ pub struct Plan {
     geometries: Vec<Geometry>,
     /// Two parameters of the graph overlap: gradients must be added one after the other.
     shared_weights: bool,
-    /// Intermediate gradients of a bundle's chains.
+    /// Intermediate gradients of a bundle's chains: places, and floats of an image (of the largest stage, because a
+    /// stage overwrites the gradient it has read).
     inner_gradients: Vec<usize>,
+    inner_floats: usize,
     sizes: Sizes,
     scratch: Scratch,
 }
