@@ -1,0 +1,48 @@
+//! The README's custom loss: squared error between similarity matrices.
+
+use candle_core::Tensor;
+use serde::{Deserialize, Serialize};
+use tetlo_core::Result;
+use tetlo_core::kinds::{TransferBatch, TransferLoss};
+use tetlo_core::registry::FromOptions;
+
+/// Options of `similarity-mse`.
+#[derive(Debug, Clone, Default, Deserialize, Serialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct SimilarityMseOptions {
+    /// Subtract the batch mean from the embeddings first.
+    pub center: bool,
+}
+
+/// mean over (i, j) of (S_M − S_V)², S the cosine similarities of a batch's embeddings.
+#[derive(Debug)]
+pub struct SimilarityMse(SimilarityMseOptions);
+
+impl FromOptions for SimilarityMse {
+    type Options = SimilarityMseOptions;
+
+    fn from_options(options: SimilarityMseOptions) -> Result<Self> {
+        Ok(Self(options))
+    }
+}
+
+impl SimilarityMse {
+    fn similarities(&self, z: &Tensor) -> Result<Tensor> {
+        let z = if self.0.center { z.broadcast_sub(&z.mean_keepdim(0)?)? } else { z.clone() };
+        let z = z.broadcast_div(&(z.sqr()?.sum_keepdim(1)? + 1e-12)?.sqrt()?)?;
+        Ok(z.matmul(&z.t()?)?)
+    }
+}
+
+impl TransferLoss for SimilarityMse {
+    fn loss(&self, batch: &TransferBatch<'_>) -> Result<Tensor> {
+        let difference = (self.similarities(batch.main)? - self.similarities(batch.aux)?)?;
+        Ok(difference.sqr()?.mean_all()?)
+    }
+}
+
+tetlo_core::register_transfer_loss!(
+    "similarity-mse",
+    SimilarityMse,
+    "squared error of similarities"
+);
