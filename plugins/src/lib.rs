@@ -5,13 +5,14 @@
 mod auxiliary;
 pub mod black_box;
 pub mod check;
-pub mod dataset;
 pub mod evaluator;
 pub mod hypergradient;
 pub mod optimizer;
+mod presets;
 pub mod regularizer;
 pub mod relaxation;
 pub mod selection;
 pub mod stop;
 pub mod transfer;
 pub mod transform;
+mod tmp_data;
