@@ -56,11 +56,11 @@ pub struct Outputs {
 /// b.export(Export::Pooled { states: vec![sum], relu: false });
 /// let network = Network::new(b.finish()?);
 ///
-/// let images = Tensor::ones((3, 2, 4, 4), candle_core::DType::F32, &Device::Cpu)?;
+/// let images = Tensor::ones((4, 2, 4, 4), candle_core::DType::F32, &Device::Cpu)?;
 /// let weights = Tensor::zeros(1, candle_core::DType::F32, &Device::Cpu)?;
 /// let ops = Var::new(&[0.25f32, 0.5], &Device::Cpu)?;
 /// let outputs = network.forward(&images, &weights, &ops, Mode::Train)?;
-/// assert_eq!(outputs.exports[0].to_vec2::<f32>()?, [[0.75; 2]; 3]);
+/// assert_eq!(outputs.exports[0].to_vec2::<f32>()?, [[0.75; 2]; 4]);
 /// let gradients = outputs.exports[0].mean_all()?.backward()?;
 /// let of_ops = gradients.get(&ops).expect("tracked");
 /// assert_eq!(of_ops.to_vec1::<f32>()?, [1.0, 1.0]);

@@ -235,7 +235,7 @@ impl Compiler {
         let raw = if relu {
             let raw = s.rectified.unwrap_or_else(|| {
                 let at = self.activations(floats);
-                Raw { kept: at, passing: at, floats }
+                Raw::kept(at, floats)
             });
             let s = &mut self.plan.states[source];
             s.rectified = Some(raw);
@@ -244,7 +244,7 @@ impl Compiler {
         } else {
             let x = s.x;
             self.plan.states[source].identities.push((state, term));
-            Raw { kept: x, passing: x, floats }
+            Raw::kept(x, floats)
         };
         (raw, self.norm(None, channels, pixels, Some(0)))
     }
@@ -272,7 +272,7 @@ impl Compiler {
             let kept = self.activations(floats);
             let index = if max { self.activations(floats) } else { 0 };
             let new = Pooled {
-                raw: Raw { kept, passing: kept, floats },
+                raw: Raw::kept(kept, floats),
                 part: self.small(3 * padded * self.plan.max_batch),
                 gradient: self.small(2 * padded),
                 consumers: Vec::new(),
@@ -364,7 +364,12 @@ impl Compiler {
             packed_back: self.packed(packed),
             geometry_in,
             geometry_out,
-            raw: Raw { kept, passing: self.passing[position], floats },
+            raw: Raw {
+                kept,
+                floats,
+                passing: self.passing[position],
+                passing_step: self.passing_floats,
+            },
             norm: self.norm(stage.norm, outputs, ho * wo, None),
             partial: 0,
             partial_mix: depthwise.as_ref().map_or(0, |d| blocks_in * d.kernel * d.kernel * 16),

@@ -245,8 +245,9 @@ impl Pass<'_> {
 
     /// A raw output of an image, where this pass keeps it.
     pub(super) unsafe fn raw(&self, raw: &Raw, image: usize) -> *mut f32 {
-        let at = if self.inputs.keep { raw.kept } else { raw.passing };
-        self.activation(at + image * raw.floats)
+        let kept = self.inputs.keep;
+        let at = if kept { raw.kept } else { raw.passing };
+        self.activation(at + image * if kept { raw.floats } else { raw.passing_step })
     }
 
     pub(super) fn chunks(&self) -> usize {

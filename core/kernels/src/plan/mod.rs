@@ -82,12 +82,21 @@ struct Geometry {
     grad: usize,
 }
 
-/// A raw output: its place when gradients will follow, its place when they will not, floats of an image.
+/// A raw output: where it is kept for the gradient, and where it only passes through. The step of the latter is that
+/// of the largest, because bundles take turns and are added while the next one already runs.
 #[derive(Debug, Clone, Copy)]
 struct Raw {
     kept: usize,
-    passing: usize,
     floats: usize,
+    passing: usize,
+    passing_step: usize,
+}
+
+impl Raw {
+    /// Kept in any case.
+    fn kept(at: usize, floats: usize) -> Self {
+        Self { kept: at, floats, passing: at, passing_step: floats }
+    }
 }
 
 /// Statistics and scale of a raw output. Without a normalisation the scale is 1.
