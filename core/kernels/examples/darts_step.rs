@@ -1,5 +1,5 @@
-//! Times a first-order search step of the DARTS supernet: eight operations on every edge, through one candle
-//! operation. `darts_step [channels layers nodes batch image threads repetitions]`.
+//! Times a first-order search step of the DARTS supernet: eight operations on every edge, through
+//! one candle operation. `darts_step [channels layers nodes batch image threads repetitions]`.
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a benchmark")]
 
 use std::time::Instant;
@@ -132,7 +132,8 @@ fn supernet(
     Ok(Supernet { network, weights: o.weights, ops: 2 * edges * OPERATIONS, features: nodes * c })
 }
 
-/// Milliseconds of wall time, or (with `CPU_TIME` set, on Linux) of this thread: for machines that are shared.
+/// Milliseconds of wall time, or (with `CPU_TIME` set, on Linux) of this thread: for machines that
+/// are shared.
 struct Clock(Instant, Option<f64>);
 
 impl Clock {

@@ -1,4 +1,4 @@
-//! Against PyTorch in double precision: `tests/fixtures/scripts/kernels.py` describes the files.
+//! Against `PyTorch` in double precision: `tests/fixtures/scripts/kernels.py` describes the files.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod common;

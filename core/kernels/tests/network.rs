@@ -3,10 +3,10 @@
 
 mod common;
 
-use candle_core::{Tensor, Var};
+use candle_core::{Device, Tensor, Var};
 use common::{Data, Places, Random, flat, loss, random_graph, run, vector};
 use tetlo_kernels::{
-    Error, Export, GraphBuilder, Mode, Network, Plan, Primitive, Term, Weight, counters,
+    Error, Export, GraphBuilder, Mode, Network, Plan, Primitive, Term, Weight, counters, simd_paths,
 };
 
 fn example(seed: u64, batch: usize) -> (Network, Data) {
@@ -153,7 +153,7 @@ fn errors() {
     assert!(error(&images, &short, &ops).contains("weights, but there are 10"));
     let short = ops.narrow(0, 0, 1).unwrap();
     assert!(error(&images, &weights, &short).contains("reads 2 operation weights"));
-    assert!(!Network::with_simd(network.graph().clone(), "sse1").is_some_and(|_| true));
+    assert!(Network::with_simd(network.graph().clone(), "sse1").is_none());
 
     let mut b = GraphBuilder::new(4, 5, 6);
     let images = b.input();
@@ -218,7 +218,8 @@ fn ties_of_a_max_pool() {
     let pooled = b.state(vec![term(copy, vec![pool], Weight::One)]).unwrap();
     b.export(Export::Map { states: vec![pooled], relu: false });
     let network = Network::new(b.finish().unwrap());
-    // The depthwise kernel is the identity; its gradient at tap (i, j) is the sum of g[y, x] * x[y + i - 1, x + j - 1].
+    // The depthwise kernel is the identity; its gradient at tap (i, j) is the sum of g[y, x] * x[y
+    // + i - 1, x + j - 1].
     let mut weights = vec![0.0; 10];
     (weights[4], weights[9]) = (1.0, 1.0);
     let data = Data {
@@ -230,11 +231,32 @@ fn ties_of_a_max_pool() {
         exports: vec![vec![1.0, 10.0, 100.0, 1000.0]],
     };
     let found = run(&network, &data, false);
-    // Windows start at (0, 0), (0, 1), (1, 0), (1, 1): gradient 1, 10, 100, 1000 there.
-    // Tap (0, 0) reads up and left: of these pixels only (1, 1) has such a neighbour: 2 * 1000.
-    // Tap (0, 1) reads up: pixels (1, 0) and (1, 1): 2 * 1100; tap (1, 0) reads left: 2 * 1010; the others read inside.
+    // Windows start at (0, 0), (0, 1), (1, 0), (1, 1): gradient 1, 10, 100, 1000 there. Tap (0, 0)
+    // reads up and left: of these pixels only (1, 1) has such a neighbour: 2 * 1000. Tap (0, 1)
+    // reads up: pixels (1, 0) and (1, 1): 2 * 1100; tap (1, 0) reads left: 2 * 1010; the others
+    // read inside.
     assert_eq!(
         found.weights[..9],
         [2000.0, 2200.0, 2200.0, 2020.0, 2222.0, 2222.0, 2020.0, 2222.0, 2222.0]
     );
+}
+
+/// A rectifier must not hide that something has gone wrong.
+#[test]
+fn nan_passes_rectifiers() {
+    for simd in simd_paths() {
+        let mut p = Places::default();
+        let mut b = GraphBuilder::new(1, 4, 4);
+        let images = b.input();
+        let conv = vec![Primitive::Relu, p.dense(1, 1, 3, 1)];
+        for chain in [vec![Primitive::Relu], conv] {
+            let term = Term { input: vec![images], chain, weight: Weight::One };
+            let state = b.state(vec![term]).unwrap();
+            b.export(Export::Pooled { states: vec![state], relu: true });
+        }
+        let network = Network::with_simd(b.finish().unwrap(), simd).unwrap();
+        let images = Tensor::full(f32::NAN, (1, 1, 4, 4), &Device::Cpu).unwrap();
+        let out = network.forward(&images, &flat(&[1.0; 9]), &flat(&[0.0]), Mode::Train).unwrap();
+        assert!(out.exports.iter().all(|e| vector(e)[0].is_nan()), "{simd}");
+    }
 }

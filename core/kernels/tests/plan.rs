@@ -9,7 +9,8 @@ use common::{
 use proptest::prelude::*;
 use tetlo_kernels::{Export, Graph, GraphBuilder, Network, Term, Weight, simd_paths};
 
-/// Single precision. Where batch norms of few values amplify rounding, 100 times the error of plain `f32` loops.
+/// Single precision. Where batch norms of few values amplify rounding, 100 times the error of plain
+/// `f32` loops.
 const TOLERANCE: f64 = 2e-4;
 
 /// Closer than this to a jump of the gradient, rounding may decide it.
@@ -83,4 +84,23 @@ proptest! {
         let data = Data::random(&graph, &mut r, batch);
         check(&graph, &data, &format!("seed {seed} batch {batch}"));
     }
+}
+
+/// One filter bank in two places: its gradient is the sum.
+#[test]
+fn shared_weights() {
+    let mut r = Random::new(5);
+    let mut p = Places { affine: true, ..Places::default() };
+    let mut b = GraphBuilder::new(20, 6, 5);
+    let chain = vec![p.depthwise(20, 3, 1, 1), p.pointwise(20, 20, 1), p.norm(20)];
+    let (mut state, mut states) = (b.input(), Vec::new());
+    for op in 0..3 {
+        let term = |weight| Term { input: vec![state], chain: chain.clone(), weight };
+        state = b.state(vec![term(Weight::Shared(op)), term(Weight::One)]).unwrap();
+        states.push(state);
+    }
+    b.export(Export::Pooled { states, relu: true });
+    let graph = b.finish().unwrap();
+    let data = Data::random(&graph, &mut r, 4);
+    check(&graph, &data, "shared weights");
 }

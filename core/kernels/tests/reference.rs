@@ -38,7 +38,8 @@ fn by_hand() {
     let one = (1, 3, 3);
     let out = output(one, &image, vec![Primitive::MaxPool { stride: 2 }], &[]);
     near(&out, &[5.0, 6.0, 8.0, 8.0]);
-    // Corners hold four pixels: (1 + 2 + 4 + 5) / 4, (2 + 3 + 5 + 6) / 4, (4 + 5 + 7 + 8) / 4, (5 + 6 + 8 - 9) / 4.
+    // Corners hold four pixels: (1 + 2 + 4 + 5) / 4, (2 + 3 + 5 + 6) / 4, (4 + 5 + 7 + 8) / 4, (5 +
+    // 6 + 8 - 9) / 4.
     let out = output(one, &image, vec![Primitive::AvgPool { stride: 2 }], &[]);
     near(&out, &[3.0, 4.0, 6.0, 2.5]);
     near(&output(one, &image, vec![Primitive::Relu], &[])[7..], &[8.0, 0.0]);

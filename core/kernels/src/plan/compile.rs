@@ -379,7 +379,8 @@ impl Compiler {
         };
         let input = &mut self.plan.geometries[geometry_in];
         input.tile_blocks = input.tile_blocks.max(blocks_in);
-        // After a depthwise part the gradient of its result is in the tile, else that of the output.
+        // After a depthwise part the gradient of its result is in the tile, else that of the
+        // output.
         let grad_blocks = if conv.depthwise.is_some() { blocks_in } else { blocks_out };
         let output = &mut self.plan.geometries[geometry_out];
         output.grad_blocks = output.grad_blocks.max(grad_blocks);
@@ -398,7 +399,8 @@ impl Compiler {
         (runs, used)
     }
 
-    /// Stage by stage, the convolutions of a bundle lie side by side in a chunk of partial gradients.
+    /// Stage by stage, the convolutions of a bundle lie side by side in a chunk of partial
+    /// gradients.
     fn place_partial_gradients(&mut self, chains: &[(usize, Vec<usize>)]) {
         for depth in 0.. {
             let mut at = 0;
@@ -464,8 +466,8 @@ fn taps(offsets: &[(isize, isize)], row: usize, weight: impl Fn(usize) -> usize)
     offsets.iter().enumerate().map(place).collect()
 }
 
-/// Output `o` reads input `stride * o + offset`; so input `stride * i + parity` is reached from output
-/// `i + (parity - offset) / stride` wherever that division is exact.
+/// Output `o` reads input `stride * o + offset`; so input `stride * i + parity` is reached from
+/// output `i + (parity - offset) / stride` wherever that division is exact.
 fn parities(
     offsets: &[(isize, isize)],
     stride: usize,
