@@ -1,5 +1,5 @@
-//! Times a first-order search step of the DARTS supernet: eight operations on every edge, through one candle
-//! operation. `darts_step [channels layers nodes batch image threads repetitions]`.
+//! Times a first-order search step of the DARTS supernet: eight operations on every edge, through
+//! one candle operation. `darts_step [channels layers nodes batch image threads repetitions]`.
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a benchmark")]
 
 use std::time::Instant;
@@ -132,7 +132,8 @@ fn supernet(
     Ok(Supernet { network, weights: o.weights, ops: 2 * edges * OPERATIONS, features: nodes * c })
 }
 
-/// Milliseconds of wall time, or (with `CPU_TIME` set, on Linux) of this thread: for machines that are shared.
+/// Milliseconds of wall time, or (with `CPU_TIME` set, on Linux) of this thread: for machines that
+/// are shared.
 struct Clock(Instant, Option<f64>);
 
 impl Clock {
@@ -177,9 +178,14 @@ fn main() -> Result<()> {
     let net = supernet(c, layers, nodes, image)?;
     let mut r = random(1);
     let classes = 10;
-    let head = classes * net.features;
-    let values: Vec<f32> = (0..net.weights + head + classes).map(|_| 0.15 * r()).collect();
-    let mut weights = Var::from_vec(values, net.weights + head + classes, device)?;
+    let head = classes * (net.features + 1);
+    let mut weights =
+        Var::from_vec((0..net.weights).map(|_| 0.15 * r()).collect(), net.weights, device)?;
+    let linear = Var::from_vec(
+        (0..head).map(|_| 0.15 * r()).collect(),
+        (net.features + 1, classes),
+        device,
+    )?;
     let logits_of = Var::from_vec((0..net.ops).map(|_| 1e-3 * r()).collect(), net.ops, device)?;
     let images: Vec<f32> = (0..batch * 3 * image * image).map(|_| r()).collect();
     let images = Tensor::from_vec(images, (batch, 3, image, image), device)?;
@@ -191,9 +197,9 @@ fn main() -> Result<()> {
         let exp = alpha.broadcast_sub(&alpha.max_keepdim(D::Minus1)?.detach())?.exp()?;
         let ops = exp.broadcast_div(&exp.sum_keepdim(D::Minus1)?)?.flatten_all()?;
         let features = net.network.forward(&images, weights, &ops, Mode::Train)?.exports[0].clone();
-        let matrix = weights.narrow(0, net.weights, head)?.reshape((classes, net.features))?;
-        let bias = weights.narrow(0, net.weights + head, classes)?;
-        let logits = features.matmul(&matrix.t()?)?.broadcast_add(&bias)?;
+        let logits = features
+            .matmul(&linear.narrow(0, 0, net.features)?)?
+            .broadcast_add(&linear.narrow(0, net.features, 1)?)?;
         let logits = logits.broadcast_sub(&logits.max_keepdim(D::Minus1)?.detach())?;
         let log_sum = logits.exp()?.sum_keepdim(D::Minus1)?.log()?;
         logits.broadcast_sub(&log_sum)?.gather(&labels, 1)?.mean_all()?.neg()
@@ -234,7 +240,7 @@ fn main() -> Result<()> {
     println!(
         "{} weights {} forward {forward:.1} arch {arch:.1} weight {weight:.1} step {step:.1} ms, loss {last:.4}",
         net.network.simd(),
-        net.weights + head + classes,
+        net.weights + head,
     );
     println!("{:?}", tetlo_kernels::counters());
     Ok(())

@@ -1,11 +1,12 @@
-//! CPU kernels, with gradients, for networks that are sums of weighted chains of convolutions, pools and
-//! normalisations.
+//! CPU kernels, with gradients, for networks that are sums of weighted chains of convolutions,
+//! pools and normalisations.
 //!
-//! Describe a network with [`GraphBuilder`], then run it with [`Network`] as one candle operation. The graph is
-//! compiled to a static plan: no allocation in a pass, normalisations applied lazily, pools shared by all terms that
-//! read a state, depthwise results recomputed instead of stored. Results are the same bytes for any number of threads.
+//! Describe a network with [`GraphBuilder`], then run it with [`Network`] as one candle operation.
+//! The graph is compiled to a static plan: no allocation in a pass, normalisations applied lazily,
+//! pools shared by all terms that read a state, depthwise results recomputed instead of stored.
+//! Results are the same bytes for any number of threads.
 //!
-//! [`reference`] runs the same graphs slowly and obviously, in `f32` or `f64`.
+//! [`mod@reference`] runs the same graphs slowly and obviously, in `f32` or `f64`.
 
 mod arena;
 mod chain;

@@ -21,7 +21,8 @@ struct Partial {
     add: bool,
 }
 
-/// The gradient of a convolution's (normalised) output and how to get that of the raw output from it.
+/// The gradient of a convolution's (normalised) output and how to get that of the raw output from
+/// it.
 #[derive(Clone, Copy)]
 struct Incoming<'a> {
     g: *const f32,
@@ -131,7 +132,8 @@ impl Pass<'_> {
         }
     }
 
-    /// Gradients from later states through pools, identities and rectifiers; those states are finished.
+    /// Gradients from later states through pools, identities and rectifiers; those states are
+    /// finished.
     unsafe fn shared_gradients(&self, thread: usize, state: &State, image: usize) {
         let (plane, pixels) = (state.pixels() * 16, state.pixels());
         let dx = self.activation(state.dx + image * state.floats);
@@ -207,7 +209,8 @@ impl Pass<'_> {
         self.sum(out, pixels, c, false, std::iter::once(own).chain(planes));
     }
 
-    /// Products of a finished gradient with the raw outputs of a bundle: all that its norms and weights need.
+    /// Products of a finished gradient with the raw outputs of a bundle: all that its norms and
+    /// weights need.
     unsafe fn dots(&self, state: &State, bundle: &Bundle, image: usize, first: bool) {
         let plane = state.pixels() * 16;
         for b in 0..state.blocks {
@@ -382,8 +385,8 @@ impl Pass<'_> {
         }
     }
 
-    /// Gradients of one convolution: to its input (`out`, written or added to) and to its weights. The tile must hold
-    /// its input if weight gradients are wanted.
+    /// Gradients of one convolution: to its input (`out`, written or added to) and to its weights.
+    /// The tile must hold its input if weight gradients are wanted.
     unsafe fn conv_back(
         &self,
         thread: usize,
@@ -400,7 +403,8 @@ impl Pass<'_> {
         }
     }
 
-    /// Gradient of the raw output: densely, or into the gradient tile (`row`, `block`: of the target).
+    /// Gradient of the raw output: densely, or into the gradient tile (`row`, `block`: of the
+    /// target).
     unsafe fn lazy(
         &self,
         conv: &Conv,

@@ -235,7 +235,7 @@ impl Compiler {
         let raw = if relu {
             let raw = s.rectified.unwrap_or_else(|| {
                 let at = self.activations(floats);
-                Raw { kept: at, passing: at, floats }
+                Raw::kept(at, floats)
             });
             let s = &mut self.plan.states[source];
             s.rectified = Some(raw);
@@ -244,7 +244,7 @@ impl Compiler {
         } else {
             let x = s.x;
             self.plan.states[source].identities.push((state, term));
-            Raw { kept: x, passing: x, floats }
+            Raw::kept(x, floats)
         };
         (raw, self.norm(None, channels, pixels, Some(0)))
     }
@@ -272,7 +272,7 @@ impl Compiler {
             let kept = self.activations(floats);
             let index = if max { self.activations(floats) } else { 0 };
             let new = Pooled {
-                raw: Raw { kept, passing: kept, floats },
+                raw: Raw::kept(kept, floats),
                 part: self.small(3 * padded * self.plan.max_batch),
                 gradient: self.small(2 * padded),
                 consumers: Vec::new(),
@@ -364,7 +364,12 @@ impl Compiler {
             packed_back: self.packed(packed),
             geometry_in,
             geometry_out,
-            raw: Raw { kept, passing: self.passing[position], floats },
+            raw: Raw {
+                kept,
+                floats,
+                passing: self.passing[position],
+                passing_step: self.passing_floats,
+            },
             norm: self.norm(stage.norm, outputs, ho * wo, None),
             partial: 0,
             partial_mix: depthwise.as_ref().map_or(0, |d| blocks_in * d.kernel * d.kernel * 16),
@@ -374,7 +379,8 @@ impl Compiler {
         };
         let input = &mut self.plan.geometries[geometry_in];
         input.tile_blocks = input.tile_blocks.max(blocks_in);
-        // After a depthwise part the gradient of its result is in the tile, else that of the output.
+        // After a depthwise part the gradient of its result is in the tile, else that of the
+        // output.
         let grad_blocks = if conv.depthwise.is_some() { blocks_in } else { blocks_out };
         let output = &mut self.plan.geometries[geometry_out];
         output.grad_blocks = output.grad_blocks.max(grad_blocks);
@@ -393,7 +399,8 @@ impl Compiler {
         (runs, used)
     }
 
-    /// Stage by stage, the convolutions of a bundle lie side by side in a chunk of partial gradients.
+    /// Stage by stage, the convolutions of a bundle lie side by side in a chunk of partial
+    /// gradients.
     fn place_partial_gradients(&mut self, chains: &[(usize, Vec<usize>)]) {
         for depth in 0.. {
             let mut at = 0;
@@ -459,8 +466,8 @@ fn taps(offsets: &[(isize, isize)], row: usize, weight: impl Fn(usize) -> usize)
     offsets.iter().enumerate().map(place).collect()
 }
 
-/// Output `o` reads input `stride * o + offset`; so input `stride * i + parity` is reached from output
-/// `i + (parity - offset) / stride` wherever that division is exact.
+/// Output `o` reads input `stride * o + offset`; so input `stride * i + parity` is reached from
+/// output `i + (parity - offset) / stride` wherever that division is exact.
 fn parities(
     offsets: &[(isize, isize)],
     stride: usize,

@@ -1,9 +1,9 @@
 //! Batch statistics, scales, and the coefficients of the lazy gradient.
 //!
-//! `y = gamma * r * (z - m) + beta`, `r = (variance + 1e-5)^(-1/2)`, over `M` values a channel. For the gradient `G`
-//! of a weighted term, `SG = sum w G`, `S = r (sum w G z - m SG)`:
-//! `dz = gamma (w r G - r^2 S / M z + (r^2 m S / M - r SG / M))`, `dgamma = S`, `dbeta = SG`, and the gradient of the
-//! term's weight is `sum over channels of gamma S + beta SG` taken without the weight.
+//! `y = gamma * r * (z - m) + beta`, `r = (variance + 1e-5)^(-1/2)`, over `M` values a channel. For
+//! the gradient `G` of a weighted term, `SG = sum w G`, `S = r (sum w G z - m SG)`: `dz = gamma (w
+//! r G - r^2 S / M z + (r^2 m S / M - r SG / M))`, `dgamma = S`, `dbeta = SG`, and the gradient of
+//! the term's weight is `sum over channels of gamma S + beta SG` taken without the weight.
 #![expect(
     unsafe_code,
     unsafe_op_in_unsafe_fn,
@@ -97,7 +97,8 @@ impl Pass<'_> {
         }
     }
 
-    /// Exact combination of the images' means and squared deviations, in order. Gives the number of values.
+    /// Exact combination of the images' means and squared deviations, in order. Gives the number of
+    /// values.
     unsafe fn moments(
         &self,
         norm: &Norm,
@@ -164,7 +165,8 @@ impl Pass<'_> {
         }
     }
 
-    /// Coefficients of `dz = a G + b z + c` for all terms of a bundle, and the gradients of their weights.
+    /// Coefficients of `dz = a G + b z + c` for all terms of a bundle, and the gradients of their
+    /// weights.
     pub(super) unsafe fn bundle_coefficients(
         &self,
         state: &State,

@@ -1,4 +1,5 @@
-//! The same graphs, slowly and obviously: plain loops over `[image][channel][row][column]`, forward and backward.
+//! The same graphs, slowly and obviously: plain loops over `[image][channel][row][column]`, forward
+//! and backward.
 //!
 //! For tests and checks, in `f64` or `f32`.
 
@@ -355,8 +356,9 @@ pub fn backward<T: Real>(
     Gradients { weights, ops }
 }
 
-/// How close the pass comes to a point where its gradient jumps: the smallest distance of a rectifier's input from
-/// zero, or of the two largest values of a max-pool window. Exact zeros and ties do not count: they have a convention.
+/// How close the pass comes to a point where its gradient jumps: the smallest distance of a
+/// rectifier's input from zero, or of the two largest values of a max-pool window. Exact zeros and
+/// ties do not count: they have a convention.
 ///
 /// Single precision can decide differently within its rounding error of such a point.
 pub fn margin<T: Real>(graph: &Graph, inputs: &Inputs<'_, T>, forward: &Forward<T>) -> f64 {

@@ -3,7 +3,8 @@
 use super::{Images, Real};
 use crate::chain::out_size;
 
-/// One convolution. Padding is `dilation * (kernel - 1) / 2`; `shift` moves every read down and right.
+/// One convolution. Padding is `dilation * (kernel - 1) / 2`; `shift` moves every read down and
+/// right.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Convolution {
     pub out: usize,

@@ -353,7 +353,8 @@ pub fn difference(found: &[f32], expected: &[f64]) -> f64 {
     found.iter().zip(expected).map(far).fold(0.0, f64::max)
 }
 
-/// Largest difference of each part: exports, statistics, gradients of the weights and of the operation weights.
+/// Largest difference of each part: exports, statistics, gradients of the weights and of the
+/// operation weights.
 pub fn differences(found: &Found, expected: &Expected) -> [f64; 4] {
     let exports = found.exports.iter().zip(&expected.exports);
     [
