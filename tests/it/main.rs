@@ -2,6 +2,7 @@
 
 mod compare;
 mod config_errors;
+mod hypergradient;
 mod invariants;
 mod network;
 mod plugins;

@@ -61,9 +61,8 @@ impl Contribution {
     pub fn name(&self) -> &'static str {
         match (self.source, self.via, self.group) {
             (_, _, 1..) => "aux_architecture",
-            (Source::Main, Via::Objective, _) => "main_direct",
+            (Source::Main | Source::Joint, Via::Objective, _) => "main_direct",
             (Source::Main, Via::Update(0), _) => "main_through_W",
-            (Source::Joint, Via::Objective, _) => "main_direct",
             (Source::Joint, Via::Update(0), _) => "through_W",
             (Source::Transfer, Via::Update(0), _) => "aux_through_W",
             _ => "aux_direct",

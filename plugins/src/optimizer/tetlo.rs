@@ -158,7 +158,8 @@ impl TetloOptions {
     /// only shifts its weight against the weight decay.
     fn inert(&self) -> Vec<String> {
         let mut remarks = vec![];
-        if self.combine != Combine::NormMatched && self.match_max != Self::default().match_max {
+        let limited = (self.match_max - Self::default().match_max).abs() > 0.0;
+        if self.combine != Combine::NormMatched && limited {
             remarks.push("`match-max` is read by `combine = \"norm-matched\"` only".into());
         }
         if self.gamma == 0.0 {

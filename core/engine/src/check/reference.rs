@@ -93,7 +93,9 @@ fn extrapolate(
         above = row;
     }
     if best.error.is_infinite() {
-        return Err(Error::Invalid("a difference of the reference derivative is not finite".into()));
+        return Err(Error::Invalid(
+            "a difference of the reference derivative is not finite".into(),
+        ));
     }
     Ok(best)
 }
@@ -221,6 +223,12 @@ fn along(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use candle_core::Device;
+    use std::sync::Arc;
+    use tetlo_core::layout::{Init, Layout};
+    use tetlo_core::multilevel::{Batch, Batches, Point, StageGraph};
+    use tetlo_core::network::{Network, Output, Pass};
+    use tetlo_core::optim::Inner;
 
     #[test]
     fn extrapolation_reaches_rounding() -> Result<()> {
@@ -232,6 +240,93 @@ mod tests {
         })?;
         let error = (got.value[0] - x.cos()).hypot(got.value[1] - x.exp());
         assert!(error < 1e-12 && got.error < 1e-10, "{error:e} {:e}", got.error);
+        assert!(extrapolate(0.5, |_| Ok(vec![f64::NAN])).is_err());
+        Ok(())
+    }
+
+    /// Logits x ⊙ w ⊙ tanh a.
+    #[derive(Debug)]
+    struct Product {
+        weights: Layout,
+        architecture: Layout,
+        buffers: Layout,
+    }
+
+    impl Network for Product {
+        fn weights(&self) -> &Layout {
+            &self.weights
+        }
+
+        fn buffers(&self) -> &Layout {
+            &self.buffers
+        }
+
+        fn architecture(&self) -> &Layout {
+            &self.architecture
+        }
+
+        fn multiply_adds(&self) -> u64 {
+            2
+        }
+
+        fn forward(
+            &self,
+            weights: &Tensor,
+            architecture: Option<&Tensor>,
+            images: &Tensor,
+            _pass: &Pass<'_>,
+        ) -> Result<Output> {
+            let a = architecture.ok_or_else(|| Error::Invalid("no architecture".into()))?;
+            let logits = images.broadcast_mul(&(weights * a.tanh()?)?)?;
+            Ok(Output::new(logits.clone(), logits))
+        }
+    }
+
+    fn case() -> Result<CheckCase> {
+        let tensor = |v: &[f64], shape: &[usize]| Tensor::from_vec(v.to_vec(), shape, &Device::Cpu);
+        let layout = |name: &str| {
+            let mut layout = Layout::new();
+            layout.push(name, &[2], Init::Constant(0.0));
+            layout
+        };
+        let network =
+            Product { weights: layout("w"), architecture: layout("a"), buffers: Layout::new() };
+        let batch = |x: &[f64]| -> Result<Batch> {
+            Ok(Batch { images: tensor(x, &[2, 2])?, labels: vec![0, 1] })
+        };
+        Ok(CheckCase {
+            graph: StageGraph::bilevel("none"),
+            networks: vec![Arc::new(network)],
+            architecture: vec![Some(0)],
+            inner: vec![Inner { learning_rate: 0.3, momentum: 0.0, weight_decay: 0.0 }],
+            momentum: vec![None],
+            point: Point {
+                weights: vec![tensor(&[0.7, -0.4], &[2])?],
+                architecture: vec![tensor(&[0.3, 0.9], &[2])?],
+            },
+            batches: Batches {
+                train: batch(&[1.0, 0.5, -0.3, 0.8])?,
+                valid: batch(&[0.2, -0.6, 0.9, 1.1])?,
+                transfer: None,
+            },
+            transfer: None,
+            transfer_is_smooth: true,
+            draw: Key::new(0, Purpose::Problem),
+        })
+    }
+
+    #[test]
+    fn a_wrong_term_contradicts_the_objective() -> Result<()> {
+        let case = case()?;
+        let right = hypergradient_of(&case)?;
+        assert_eq!(right.contributions.len(), 2);
+        assert_eq!(disagreements(&case, &right)?, vec![]);
+        for (i, part) in right.contributions.iter().enumerate() {
+            let mut wrong = right.clone();
+            wrong.contributions[i].gradient = (&part.gradient * 1.001)?;
+            let found = disagreements(&case, &wrong)?;
+            assert!(!found.is_empty() && found.iter().all(|d| d.via == part.via), "{found:?}");
+        }
         Ok(())
     }
 }
