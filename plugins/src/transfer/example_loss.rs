@@ -46,3 +46,27 @@ tetlo_core::register_transfer_loss!(
     SimilarityMse,
     "squared error of similarities"
 );
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+    use tetlo_core::rng::{Key, Purpose};
+
+    #[test]
+    fn value_by_hand() {
+        let loss = |center, main: &[[f64; 2]; 2], aux: &[[f64; 2]; 2]| -> f64 {
+            let plugin = SimilarityMse::from_options(SimilarityMseOptions { center }).unwrap();
+            let main = Tensor::new(main, &Device::Cpu).unwrap();
+            let aux = Tensor::new(aux, &Device::Cpu).unwrap();
+            let draws = Key::new(0, Purpose::Transfer).stream();
+            let batch = TransferBatch::new(&main, &aux, draws).unwrap();
+            plugin.loss(&batch).unwrap().to_scalar().unwrap()
+        };
+        // Cosines 0 and 3/5: twice (3/5)² over four entries.
+        let value = loss(false, &[[2.0, 0.0], [0.0, 1.0]], &[[1.0, 0.0], [3.0, 4.0]]);
+        assert!((value - 0.18).abs() < 1e-9);
+        // Two centred images are always opposite.
+        assert!(loss(true, &[[2.0, 0.0], [0.0, 1.0]], &[[1.0, 0.0], [3.0, 4.0]]) < 1e-9);
+    }
+}

@@ -1,6 +1,8 @@
 //! Transfer losses.
 
 mod example_loss;
+#[cfg(test)]
+mod fixtures;
 mod kd;
 mod qrs;
 

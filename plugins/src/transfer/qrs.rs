@@ -261,7 +261,8 @@ impl Qrs {
     fn mean(&self, terms: &Tensor, view: &View) -> Result<Tensor> {
         if view.count == 0 {
             let touched = (view.s_main.sum_all()? + view.s_aux.sum_all()?)?;
-            return Ok((touched * 0.0)?);
+            // Not `* 0.0`: candle takes that for a constant and cuts the graph.
+            return Ok((&touched * touched.zeros_like()?)?);
         }
         let sum = match &view.kept {
             Some(kept) => (terms * kept)?.sum_all()?,
@@ -334,8 +335,9 @@ fn log_loss(x: &Tensor) -> Result<LogLoss> {
     let shifted = (&small + 1.0)?;
     let lost = ((small.detach() - (shifted.detach() - 1.0)?)? / shifted.detach())?;
     let log = (shifted.log()? + lost)?;
-    let positive = (x * above)?;
-    Ok(LogLoss { of_one: ((&positive - x)? + &log)?, of_zero: (positive + log)? })
+    // max(x, 0) and max(−x, 0) apart: one as the other minus x would leave rounding in the slope.
+    let (up, down) = ((x * &above)?, (x * (above - 1.0)?)?);
+    Ok(LogLoss { of_one: (down + &log)?, of_zero: (up + log)? })
 }
 
 tetlo_core::register_transfer_loss!(
