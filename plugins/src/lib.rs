@@ -2,12 +2,13 @@
 //!
 //! A binary gets them by `use tetlo_plugins as _;`.
 
-pub mod auxiliary;
+mod auxiliary;
 pub mod black_box;
 pub mod check;
 pub mod dataset;
 pub mod evaluator;
 pub mod hypergradient;
+pub mod optimizer;
 pub mod regularizer;
 pub mod relaxation;
 pub mod selection;

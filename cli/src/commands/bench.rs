@@ -1,14 +1,16 @@
 //! `bench supernet`: times passes through the product's ordinary path.
 
 use crate::args::{BenchArgs, Phase};
+use crate::commands::config::INITIAL;
 use crate::commands::setup::place;
 use crate::console;
 use crate::exit::{Exit, Usage};
 use anyhow::{Result, bail};
 use candle_core::{Device, Tensor};
 use serde_json::{Value, json};
+use std::path::Path;
 use std::time::Instant;
-use tetlo_core::config::{MethodConfig, presets};
+use tetlo_core::config;
 use tetlo_core::kinds::{Progress, SearchSpace};
 use tetlo_core::multilevel::{Batch, Batches, cross_entropy};
 use tetlo_core::network::{ImageShape, Pass};
@@ -87,12 +89,13 @@ fn median(sorted: &[f64]) -> f64 {
 /// The bilevel method of the order asked for, from its preset.
 fn method(arguments: &BenchArgs) -> Result<Method> {
     let preset = if arguments.order == 1 { "darts-1st" } else { "darts-2nd" };
-    let config: MethodConfig = presets::method(preset)?;
+    let text = INITIAL.replace("PRESET", preset);
+    let config = config::load("bench", &text, Path::new("."), &[])?;
     let options: Value = json!({"channels": arguments.channels, "cells": arguments.layers});
     let space = registry::build::<dyn SearchSpace>(&arguments.space, &options)?;
     let spec = space.spec().validated()?;
     let image = ImageShape { channels: 3, height: arguments.image, width: arguments.image };
-    Ok(Method::new(&config, spec, image, 10, 0)?)
+    Ok(Method::new(&config.methods[0], spec, image, 10, 0)?)
 }
 
 fn random_batches(arguments: &BenchArgs) -> Result<Batches> {

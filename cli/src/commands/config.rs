@@ -8,13 +8,16 @@ use anyhow::Result;
 use serde_json::json;
 use tetlo_core::config::{self, CompareConfig, OptimizerKind};
 use tetlo_core::kinds::MultilevelOptimizer;
-use tetlo_engine::search::build;
+
+/// The config that `config init` prints, for the preset that stands where it says PRESET.
+pub(crate) const INITIAL: &str = include_str!("initial.toml");
 
 /// Runs a `config` command.
 pub(crate) fn run(command: ConfigCommand) -> Result<Exit> {
     match command {
         ConfigCommand::Init { preset } => {
-            console::out(config::initial(&preset)?.trim_end());
+            config::preset(&preset)?;
+            console::out(INITIAL.replace("PRESET", &preset).trim_end());
             Ok(Exit::Ok)
         }
         ConfigCommand::Check { config, format } => check(&setup::load(&config)?, format.format),
@@ -36,7 +39,7 @@ fn remarks(config: &CompareConfig) -> Result<Vec<String>> {
         if method.optimizer_kind != OptimizerKind::MultilevelOptimizer {
             continue;
         }
-        let optimizer: Box<dyn MultilevelOptimizer> = build(&method.optimizer)?;
+        let optimizer: Box<dyn MultilevelOptimizer> = method.optimizer.build()?;
         let graph = optimizer.graph()?;
         remarks.extend(optimizer.remarks().into_iter().map(|r| format!("{}: {r}", method.name)));
         if method.auxiliary.is_some() && !graph.uses_auxiliary() {

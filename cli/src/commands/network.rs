@@ -9,7 +9,7 @@ use candle_core::{DType, Device, Tensor, Var};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use tetlo_core::config::OptimizerKind;
-use tetlo_core::kinds::{Evaluator, Progress};
+use tetlo_core::kinds::{Evaluator, Progress, Relaxation};
 use tetlo_core::layout::Layout;
 use tetlo_core::multilevel::{Batch, Batches, cross_entropy};
 use tetlo_core::network::{ImageShape, Network, Pass, update_running_statistics};
@@ -18,7 +18,7 @@ use tetlo_core::space::initial_values;
 use tetlo_engine::plan::Trial;
 use tetlo_engine::record::Silent;
 use tetlo_engine::retrain::derived_network_of;
-use tetlo_engine::search::{Method, SearchState, build};
+use tetlo_engine::search::{Method, SearchState};
 use tetlo_engine::trial::{load_data, space};
 use tetlo_engine::npz;
 
@@ -124,14 +124,20 @@ fn eval(
     let space = space(&trial)?;
     let mut auxiliary_weight = 0.0;
     let network: Box<dyn Network> = if let Some(text) = text {
-        let evaluator: Box<dyn Evaluator> = build(&trial.task.evaluate)?;
+        let evaluator: Box<dyn Evaluator> = trial.task.evaluate.build()?;
         let protocol = evaluator.protocol().ok_or_else(|| {
             Usage("the evaluator does not retrain: the derived network has no size".into())
         })?;
         auxiliary_weight = protocol.auxiliary_weight;
         Box::new(derived_network_of(&space, &genotype(text)?, image, classes, protocol)?)
     } else {
-        let relaxation = build(&trial.method.relaxation)?;
+        let relaxation: Box<dyn Relaxation> = match &trial.method.relaxation {
+            Some(relaxation) => relaxation.build()?,
+            None => bail!(Usage(format!(
+                "method `{}` has no supernet; choose another `--method` or give a `--genotype`",
+                trial.method.name
+            ))),
+        };
         Box::new(space.supernet(image, classes, std::sync::Arc::from(relaxation))?)
     };
     let network = network.as_ref();

@@ -9,13 +9,12 @@ use candle_core::{DType, Tensor, Var};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::path::Path;
-use tetlo_core::config::presets;
+use tetlo_core::config::{PRESET_KIND, presets};
 use tetlo_core::kinds::{
-    Auxiliary, BlackBoxSearch, CheckProblem, Dataset, Evaluator, Hypergradient,
-    MultilevelOptimizer, Operation, Regularizer, Relaxation, SearchSpace, Selection, StopRule,
-    SupernetTransform, Trace, TransferBatch, TransferLoss,
+    SearchSpace, Selection, StopRule, Trace, TransferBatch, TransferLoss,
 };
-use tetlo_core::registry::{self, Kind, LINKED};
+use tetlo_core::registry::catalog::{self, KindInfo};
+use tetlo_core::registry::{self, LINKED};
 use tetlo_core::rng::{Key, Purpose};
 use tetlo_core::space::ArchValues;
 use tetlo_engine::{npz, store};
@@ -36,39 +35,24 @@ struct Listed {
     schema: Value,
 }
 
-fn of_kind<T: Kind + ?Sized>(list: &mut Vec<Listed>) {
-    list.extend(registry::entries::<T>().into_iter().map(|e| Listed {
-        kind: T::NAME,
-        name: e.name,
-        summary: e.summary,
-        tier: LINKED,
-        version: e.origin.1,
-        origin: e.origin.0,
-        defaults: (e.defaults)(),
-        schema: (e.schema)().to_value(),
-    }));
-}
-
 /// Everything that is registered, by kind and name.
 fn all() -> Vec<Listed> {
-    let mut list = Vec::new();
-    of_kind::<dyn Auxiliary>(&mut list);
-    of_kind::<dyn BlackBoxSearch>(&mut list);
-    of_kind::<dyn CheckProblem>(&mut list);
-    of_kind::<dyn Dataset>(&mut list);
-    of_kind::<dyn Evaluator>(&mut list);
-    of_kind::<dyn Hypergradient>(&mut list);
-    of_kind::<dyn MultilevelOptimizer>(&mut list);
-    of_kind::<dyn Operation>(&mut list);
-    of_kind::<dyn Regularizer>(&mut list);
-    of_kind::<dyn Relaxation>(&mut list);
-    of_kind::<dyn SearchSpace>(&mut list);
-    of_kind::<dyn Selection>(&mut list);
-    of_kind::<dyn StopRule>(&mut list);
-    of_kind::<dyn SupernetTransform>(&mut list);
-    of_kind::<dyn TransferLoss>(&mut list);
-    list.extend(presets::entries().into_iter().map(|p| Listed {
-        kind: "method",
+    let mut list: Vec<Listed> = catalog::KINDS
+        .iter()
+        .flat_map(KindInfo::plugins)
+        .map(|p| Listed {
+            kind: p.kind,
+            name: p.name,
+            summary: p.summary,
+            tier: LINKED,
+            version: p.origin.1,
+            origin: p.origin.0,
+            defaults: (p.defaults)(),
+            schema: (p.schema)().to_value(),
+        })
+        .collect();
+    list.extend(presets().into_iter().map(|p| Listed {
+        kind: PRESET_KIND,
         name: p.name,
         summary: p.summary,
         tier: "data",

@@ -8,7 +8,6 @@ use crate::report::{self, Report};
 use anyhow::{Result, bail};
 use serde_json::json;
 use tetlo_core::kinds::Evaluator;
-use tetlo_engine::search::build;
 use tetlo_engine::store::TrialDirectory;
 use tetlo_engine::trial::{load_data, retrain as train, space};
 
@@ -23,7 +22,7 @@ pub(crate) fn retrain(arguments: &RetrainArgs, bars: bool) -> Result<Exit> {
         device: None,
     })?;
     place(&config.device, config.threads)?;
-    let evaluator: Box<dyn Evaluator> = build(&trial.task.evaluate)?;
+    let evaluator: Box<dyn Evaluator> = trial.task.evaluate.build()?;
     let Some(protocol) = evaluator.protocol() else {
         bail!(Usage(format!("the evaluator `{}` does not retrain", trial.task.evaluate.plugin)));
     };

@@ -8,7 +8,7 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 use tetlo_core::config::{self, CompareConfig};
 use tetlo_core::genotype::Genotype;
-use tetlo_core::registry::{self, Kind};
+use tetlo_core::registry::Kind;
 use tetlo_engine::plan::{Trial, plan};
 use tetlo_engine::store;
 use tetlo_engine::trial::Place;
@@ -82,10 +82,11 @@ pub(crate) fn threads_from_environment() -> Result<usize> {
     }
 }
 
-/// Options given on the command line as TOML: lines, or `a = 1, b = "x"` on one line.
+/// Options given on the command line as TOML: lines, or `a = 1, b = "x"` on one line. Paths are
+/// relative to where the command runs.
 pub(crate) fn options<T: Kind + ?Sized>(plugin: &str, text: &str) -> Result<Value> {
-    let entry = registry::find::<T>(plugin)?;
-    Ok(config::options(entry, "--options", text)?)
+    let here = std::env::current_dir()?;
+    Ok(config::plugin::<T>(plugin, "--options", text, &here)?.options)
 }
 
 /// A genotype from a file, a run's directory, or the text itself.

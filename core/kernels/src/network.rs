@@ -10,7 +10,7 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Storage, Tensor,
 use crate::counters::{COUNTERS, count};
 use crate::error;
 use crate::graph::Graph;
-use crate::plan::{Buffers, Inputs, Plan, Recorded, same_bits};
+use crate::plan::{Buffers, Inputs, Plan, Recorded, Targets, same_bits};
 use crate::primitives::{self, Kernels};
 
 /// Passes whose activations are kept at the same time; older ones are repeated when their gradient is asked for.
@@ -235,7 +235,7 @@ impl Memory {
         let plan = match &self.plan {
             Some(plan) if plan.max_batch() >= batch => Arc::clone(plan),
             _ => {
-                let plan = Arc::new(Plan::compile(graph, batch)?);
+                let plan = Arc::new(Plan::compile(graph, batch));
                 count(&COUNTERS.plans);
                 self.plan = Some(Arc::clone(&plan));
                 // Smaller buffers that nobody waits for would only take up memory.
@@ -384,14 +384,16 @@ impl CustomOp3 for Op {
         let mut of_ops = ops.track_op().then(|| vec![0.0; ops.elem_count()]);
         with_floats(&gradient.contiguous()?, |gradient| {
             let recorded = Recorded { batch: images.dim(0)?, evaluation: self.running.is_some() };
-            Ok(slot.buffers.backward(
-                &slot.plan,
+            let targets =
+                Targets { weights: of_weights.as_deref_mut(), ops: of_ops.as_deref_mut() };
+            let (plan, buffers) = (&slot.plan, &mut slot.buffers);
+            Ok(buffers.backward(
+                plan,
                 self.inner.kernels,
                 recorded,
                 graph.exports(),
                 gradient,
-                of_weights.as_deref_mut(),
-                of_ops.as_deref_mut(),
+                targets,
             )?)
         })?;
         self.differentiated.store(true, Relaxed);

@@ -119,7 +119,7 @@ impl Team {
         // SAFETY: no worker runs now. The lifetime is erased, but this function returns (or unwinds) only after
         // every worker has left the closure.
         unsafe {
-            let f = std::mem::transmute::<*const Job<'_>, *const Job<'static>>(f);
+            let f = std::mem::transmute::<&Job<'_>, &'static Job<'static>>(f);
             *shared.job.get() = Some(f);
         }
         shared.items.store(items, Relaxed);

@@ -1,5 +1,6 @@
 //! Compiled networks against the reference in `f64`.
 
+#![expect(clippy::unwrap_used, reason = "tests")]
 mod common;
 
 use common::{

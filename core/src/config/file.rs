@@ -29,7 +29,6 @@ pub(super) struct CompareFile {
     #[schemars(range(max = 4096))]
     pub(super) threads: usize,
     /// The tasks: `[[task]]`, one or more.
-    #[serde(default)]
     #[schemars(length(min = 1))]
     pub(super) task: Vec<TaskFile>,
     /// The search protocol of all methods; a preset's and a method's own `search` go over it, key
@@ -37,7 +36,6 @@ pub(super) struct CompareFile {
     #[serde(default)]
     pub(super) search: SearchConfig,
     /// The methods: `[[method]]`, one or more.
-    #[serde(default)]
     #[schemars(length(min = 1))]
     pub(super) method: Vec<MethodFile>,
     /// The evaluator of every task that names none of its own.

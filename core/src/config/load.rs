@@ -80,12 +80,17 @@ pub fn load_bytes(
     directory: &std::path::Path,
     sets: &[String],
 ) -> Result<CompareConfig> {
-    match std::str::from_utf8(bytes) {
-        Ok(text) => load(source_name, text, directory, sets),
-        Err(e) => {
+    let valid = std::str::from_utf8(bytes);
+    let not_text = match valid {
+        Ok(text) => text.bytes().position(|b| b.is_ascii_control() && !b"\t\n\r".contains(&b)),
+        Err(e) => Some(e.valid_up_to()),
+    };
+    match (valid, not_text) {
+        (Ok(text), None) => load(source_name, text, directory, sets),
+        (_, at) => {
+            let at = at.unwrap_or_default();
             // Up to the bad byte the text is what it is, so the place is right in the lossy text.
             let text = String::from_utf8_lossy(bytes);
-            let at = e.valid_up_to();
             let mut sources = Sources::default();
             sources.add(source_name, &text);
             let what = format!("byte {at} (0x{:02x}) is not UTF-8 text", bytes[at]);
@@ -149,8 +154,9 @@ fn merge_presets<'i>(sources: &mut Sources<'i>, root: &mut Node<'i>) -> Result<(
             }
         }
         if let DeValue::Table(mut body) = body.into_inner() {
-            if let (Some(own), Some(preset)) = (table.get_mut("search"), body.remove("search"))
-                && let (Some(own), DeValue::Table(preset)) = (table_mut(own), preset.into_inner())
+            if let Some(own) = table.get_mut("search").and_then(table_mut)
+                && let Some(preset) = body.remove("search")
+                && let DeValue::Table(preset) = preset.into_inner()
             {
                 fill(own, preset);
             }
@@ -213,6 +219,9 @@ fn structure_hint(root: &Node<'_>, message: &str, span: &Range<usize>) -> String
                 .to_owned(),
             "seeds" => "for example `seeds = [0, 1, 2]`".to_owned(),
             "version" => "write `version = 1`".to_owned(),
+            "task" | "method" => {
+                format!("write `[[{missing}]]`; `tetlo config init` writes an example")
+            }
             missing => format!("`tetlo config explain {}` says what it takes", path.key(missing)),
         };
     }

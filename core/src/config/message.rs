@@ -19,8 +19,18 @@ const TYPES: [(&str, &str); 13] = [
     ("a map", "a table"),
 ];
 
+/// Where serde lists more known keys than this, and one of them may have been meant, the list is
+/// left out.
+const LONG_LIST: usize = 8;
+
 /// The message in a configuration's words.
 pub(super) fn reword(message: &str) -> String {
+    let message = match message.split_once(", expected one of ") {
+        Some((start, list)) if quoted(list).count() > LONG_LIST && meant(message).is_some() => {
+            start
+        }
+        _ => message,
+    };
     let message = message
         .trim_end()
         .replace("unknown field", "unknown key")
@@ -81,6 +91,11 @@ mod tests {
             "invalid type: string \"a\", expected a whole number, at least 0"
         );
         assert_eq!(reword("missing field `name`"), "missing key `name`");
+        let keys: Vec<String> = (0..9).map(|i| format!("`key{i}`")).collect();
+        let near = format!("unknown field `kez1`, expected one of {}", keys.join(", "));
+        assert_eq!(reword(&near), "unknown key `kez1`");
+        let far = format!("unknown field `other`, expected one of {}", keys.join(", "));
+        assert!(reword(&far).ends_with("`key8`"));
         // Not a type: the word only ends like one.
         assert_eq!(reword("expected menu8"), "expected menu8");
     }
@@ -92,7 +107,7 @@ mod tests {
         assert_eq!(meant("unknown field `x`, there are no fields"), None);
         assert_eq!(meant("missing field `name`"), None);
         assert_eq!(
-            choices("qsr", &["kd", "qrs"], &["transfer-loss"]),
+            choices("qrss", &["kd", "qrs"], &["transfer-loss"]),
             "did you mean `qrs`? `tetlo plugins list --kind transfer-loss` shows the choices"
         );
     }

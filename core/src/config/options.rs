@@ -48,7 +48,7 @@ impl Context<'_, '_> {
         kinds: &[&str],
     ) -> Result<PluginConfig> {
         if let Some(library) = &reference.library {
-            return self.from_library(reference, library, path, kinds);
+            return self.loaded(reference, library, path, kinds);
         }
         let plugin = self.find(&reference.plugin, &path.key("plugin"), kinds)?;
         let at = path.key("options");
@@ -80,7 +80,7 @@ impl Context<'_, '_> {
         }
     }
 
-    fn from_library(
+    fn loaded(
         &self,
         reference: &PluginRef,
         library: &str,
@@ -179,7 +179,8 @@ impl Context<'_, '_> {
         }
         let span = quoted(e.message())
             .find_map(|key| key_span(node, key))
-            .unwrap_or_else(|| tree::span(self.root, at));
+            .or_else(|| quoted(e.message()).find_map(|text| text_span(node, text)))
+            .unwrap_or_else(|| node.span());
         let hint = (plugin.check)(plugin.name, &tree::to_json(node))
             .err()
             .and_then(|e| e.hint())
@@ -235,6 +236,16 @@ fn key_span(node: &Node<'_>, key: &str) -> Option<Range<usize>> {
     table.values().find_map(|value| key_span(value, key))
 }
 
+/// The place of a text among the values, such as a name that the plugin did not find.
+fn text_span(node: &Node<'_>, text: &str) -> Option<Range<usize>> {
+    match node.get_ref() {
+        DeValue::String(value) => (value == text).then(|| node.span()),
+        DeValue::Array(array) => array.iter().find_map(|value| text_span(value, text)),
+        DeValue::Table(table) => table.values().find_map(|value| text_span(value, text)),
+        _ => None,
+    }
+}
+
 /// Calls `visit` on each path in `value`: each text whose place in the JSON schema has the format
 /// `path`. Where `visit` answers `false`, the key is taken out.
 pub(super) fn visit_paths(
@@ -262,7 +273,13 @@ fn walk_paths(
         return match value {
             Value::String(_) => visit(value),
             // A list of paths stays or goes as a whole.
-            Value::Array(list) => list.iter_mut().fold(true, |keep, v| visit(v) && keep),
+            Value::Array(list) => {
+                let mut keep = true;
+                for value in list {
+                    keep &= visit(value);
+                }
+                keep
+            }
             _ => true,
         };
     }

@@ -3,7 +3,7 @@
 use super::file::CompareFile;
 use super::options::LOADABLE;
 use super::preset::presets;
-use crate::registry::catalog::{self, Plugin};
+use crate::registry::catalog::{self, KindInfo, Plugin};
 use schemars::schema_for;
 use serde_json::{Map, Value, json};
 
@@ -80,7 +80,7 @@ fn plugin_reference(kinds: &[String], defs: &mut Map<String, Value>) -> Value {
     let mut names = vec![];
     let mut cases = vec![];
     let loadable = kinds.iter().any(|k| LOADABLE.contains(&k.as_str()));
-    for plugin in kinds.iter().filter_map(|k| catalog::kind(k)).flat_map(|k| k.plugins()) {
+    for plugin in kinds.iter().filter_map(|k| catalog::kind(k)).flat_map(KindInfo::plugins) {
         let place = format!("options.{}.{}", plugin.kind, plugin.name);
         let mut named = json!({
             "required": ["plugin"],
@@ -116,7 +116,10 @@ fn plugin_reference(kinds: &[String], defs: &mut Map<String, Value>) -> Value {
     } else {
         schema["properties"]["plugin"]["enum"] = json!(names);
     }
-    schema["allOf"] = Value::Array(cases);
+    // An empty `allOf` is not allowed.
+    if !cases.is_empty() {
+        schema["allOf"] = Value::Array(cases);
+    }
     schema
 }
 

@@ -13,7 +13,7 @@ use tetlo_kernels::{StateId, Weight};
 /// Options of `resnet`.
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
-pub struct ResNetOptions {
+pub(super) struct ResNetOptions {
     /// 8 or 20 (three stages of 1 or 3 blocks, 16 channels) or 18 (four stages of 2 blocks, 64).
     pub depth: usize,
     /// Channels of the first stage; 0: the depth's usual number.

@@ -12,7 +12,7 @@ use tetlo_core::{Error, Result};
 /// Options of `supernet`.
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
-pub struct SupernetOptions {
+pub(super) struct SupernetOptions {
     /// Initial channels.
     pub channels: usize,
     /// Number of cells.

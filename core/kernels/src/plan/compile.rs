@@ -2,9 +2,15 @@
 
 use std::collections::HashMap;
 
-use super::*;
+use super::{
+    Bundle, Coefficients, Conv, Depthwise, Geometry, MixWeights, Norm, Parity, Plan, Pooled, Pools,
+    Raw, Run, Scratch, Sizes, State, Term,
+};
+use crate::chain;
 use crate::chain::{Chain, Stage, out_size};
+use crate::graph::{Graph, Weight};
 use crate::graph::{StateId, Term as GraphTerm};
+use crate::primitives::Tap;
 
 struct Compiler {
     plan: Plan,
@@ -13,7 +19,7 @@ struct Compiler {
     passing_floats: usize,
 }
 
-pub(super) fn compile(graph: &Graph, max_batch: usize) -> Result<Plan> {
+pub(super) fn compile(graph: &Graph, max_batch: usize) -> Plan {
     let stages = || {
         graph.states.iter().flat_map(|s| &s.terms).flat_map(|(_, chain)| match chain {
             Chain::Convs(stages) => stages.as_slice(),
@@ -69,7 +75,7 @@ pub(super) fn compile(graph: &Graph, max_batch: usize) -> Result<Plan> {
         }
     }
     c.scratch();
-    Ok(c.plan)
+    c.plan
 }
 
 /// Whether two parameters lie on top of each other.
@@ -140,7 +146,7 @@ impl Compiler {
 
     fn norm(
         &mut self,
-        norm: Option<chain::Norm>,
+        batch: Option<chain::Norm>,
         channels: usize,
         pixels: usize,
         part: Option<usize>,
@@ -148,7 +154,7 @@ impl Compiler {
         let padded = channels.next_multiple_of(16);
         let part = part.unwrap_or_else(|| self.small(3 * padded * self.plan.max_batch));
         let values = self.small(4 * padded);
-        self.plan.norms.push(Norm { norm, channels, padded, pixels, part, values });
+        self.plan.norms.push(Norm { batch, channels, padded, pixels, part, values });
         self.plan.norms.len() - 1
     }
 

@@ -49,6 +49,15 @@ pub(crate) struct Inputs<'a> {
     pub keep: bool,
 }
 
+/// Where gradients go; `None`: not wanted.
+#[derive(Debug)]
+pub(crate) struct Targets<'a> {
+    /// Added to.
+    pub weights: Option<&'a mut [f32]>,
+    /// Overwritten.
+    pub ops: Option<&'a mut [f32]>,
+}
+
 /// What a backward pass must know of its forward pass.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Recorded {
@@ -147,7 +156,7 @@ impl Buffers {
         Ok(())
     }
 
-    /// Runs backward from the gradient of the exports; adds to `weights`, writes `ops`. The last forward pass of these
+    /// Runs backward from the gradient of the exports. The last forward pass of these
     /// buffers must have had these inputs (images and weights are not read again).
     pub(crate) fn backward(
         &mut self,
@@ -156,9 +165,9 @@ impl Buffers {
         recorded: Recorded,
         exports: &[Export],
         gradient: &[f32],
-        weights: Option<&mut [f32]>,
-        ops: Option<&mut [f32]>,
+        targets: Targets<'_>,
     ) -> Result<()> {
+        let Targets { weights, ops } = targets;
         let workers = Workers::acquire();
         self.prepare(plan, &workers)?;
         self.op_gradient.clear();

@@ -13,10 +13,9 @@ mod norm;
 mod pack;
 
 use crate::chain;
-use crate::error::Result;
 use crate::graph::{Graph, Weight};
 use crate::primitives::Tap;
-pub(crate) use exec::{Buffers, Inputs, Recorded, same_bits};
+pub(crate) use exec::{Buffers, Inputs, Recorded, Targets, same_bits};
 
 /// Weight gradients are summed over this many fixed parts of the batch, so that results do not depend on the number
 /// of threads.
@@ -94,7 +93,7 @@ struct Raw {
 /// Statistics and scale of a raw output. Without a normalisation the scale is 1.
 #[derive(Debug)]
 struct Norm {
-    norm: Option<chain::Norm>,
+    batch: Option<chain::Norm>,
     channels: usize,
     padded: usize,
     pixels: usize,
@@ -261,13 +260,13 @@ impl State {
 
 impl Plan {
     /// Compiles `graph` for up to `max_batch` images.
-    pub fn compile(graph: &Graph, max_batch: usize) -> Result<Self> {
+    pub fn compile(graph: &Graph, max_batch: usize) -> Self {
         compile::compile(graph, max_batch.max(1))
     }
 
     /// Bytes that running `graph` with this many images takes, at the present number of threads.
-    pub fn estimate_bytes(graph: &Graph, max_batch: usize) -> Result<usize> {
-        Ok(Self::compile(graph, max_batch)?.arena_bytes())
+    pub fn estimate_bytes(graph: &Graph, max_batch: usize) -> usize {
+        Self::compile(graph, max_batch).arena_bytes()
     }
 
     /// Bytes of all buffers of a run with gradients, at the present number of threads.

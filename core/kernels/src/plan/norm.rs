@@ -42,7 +42,7 @@ impl Pass<'_> {
     /// `gamma` and `beta` of a block; 1 and 0 without them and in unused lanes.
     fn affine(&self, norm: &Norm, block: usize) -> (Lanes, Lanes) {
         let (mut gamma, mut beta) = ([1.0; 16], [0.0; 16]);
-        if let Some(affine) = norm.norm.and_then(|n| n.affine) {
+        if let Some(affine) = norm.batch.and_then(|n| n.affine) {
             for l in 0..16.min(norm.channels - block * 16) {
                 gamma[l] = f64::from(self.inputs.weights[affine.gamma + block * 16 + l]);
                 beta[l] = f64::from(self.inputs.weights[affine.beta + block * 16 + l]);
@@ -53,7 +53,7 @@ impl Pass<'_> {
 
     /// Clears and gives the place of an image's statistics; null if nobody reads them.
     pub(super) unsafe fn statistics_of(&self, norm: &Norm, image: usize) -> *mut f32 {
-        if norm.norm.is_none() || self.inputs.running.is_some() {
+        if norm.batch.is_none() || self.inputs.running.is_some() {
             return std::ptr::null_mut();
         }
         let part = self.small(norm.part + image * 3 * norm.padded);
@@ -65,7 +65,7 @@ impl Pass<'_> {
     pub(super) unsafe fn finalize(&self, norm: &Norm, statistics: Shared<f32>) {
         for block in 0..norm.padded / 16 {
             let at = norm.values + block * 16;
-            let Some(batch_norm) = norm.norm else {
+            let Some(batch_norm) = norm.batch else {
                 for (q, value) in [0.0, 1.0, 1.0, 0.0].into_iter().enumerate() {
                     self.put(at + q * norm.padded, &[value; 16]);
                 }
@@ -191,7 +191,7 @@ impl Pass<'_> {
     ) {
         let images = self.inputs.batch;
         let count = (images * norm.pixels) as f64;
-        let fixed = norm.norm.is_none() || self.inputs.running.is_some();
+        let fixed = norm.batch.is_none() || self.inputs.running.is_some();
         for block in 0..norm.padded / 16 {
             let used = 16.min(norm.channels - block * 16);
             let (mean, r) = (
@@ -227,7 +227,7 @@ impl Pass<'_> {
                 }
             }
             let s: Lanes = std::array::from_fn(|l| r[l] * (dot[l] - mean[l] * sum[l]));
-            if let (Some(weights), Some(affine)) = (weights, norm.norm.and_then(|n| n.affine)) {
+            if let (Some(weights), Some(affine)) = (weights, norm.batch.and_then(|n| n.affine)) {
                 for l in 0..used {
                     *weights.at(affine.gamma + block * 16 + l) += s[l] as f32;
                     *weights.at(affine.beta + block * 16 + l) += sum[l] as f32;

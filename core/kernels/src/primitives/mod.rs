@@ -6,7 +6,7 @@
     unsafe_code,
     unsafe_op_in_unsafe_fn,
     clippy::needless_range_loop,
-    clippy::missing_safety_doc,
+    clippy::inline_always,
     reason = "kernel bodies over raw planes, under the contract above; plain indices unroll predictably"
 )]
 

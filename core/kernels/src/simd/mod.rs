@@ -5,6 +5,7 @@
 #![expect(
     unsafe_code,
     unsafe_op_in_unsafe_fn,
+    clippy::inline_always,
     reason = "vector intrinsics and raw loads; each method needs its instruction set and 16 valid floats"
 )]
 

@@ -153,7 +153,7 @@ pub fn random_graph(r: &mut Random, batch: usize) -> (Graph, usize, Places) {
     let mut p = Places::default();
     let mut states = vec![b.input()];
     let mut ops = 0;
-    for _ in 0..1 + r.below(4) {
+    for _ in 0..=r.below(4) {
         let source = r.pick(&states);
         let (from, h, w) = b.shape(source);
         let stride = 1 + r.below(2);
