@@ -9,6 +9,7 @@ pub mod dataset;
 pub mod evaluator;
 pub mod hypergradient;
 pub mod optimizer;
+mod presets;
 pub mod regularizer;
 pub mod relaxation;
 pub mod selection;
