@@ -154,7 +154,7 @@ impl Network for KernelNetwork {
     }
 
     fn activation_bytes(&self, batch: usize) -> usize {
-        tetlo_kernels::Plan::estimate_bytes(self.kernels.graph(), batch).unwrap_or(0)
+        tetlo_kernels::Plan::estimate_bytes(self.kernels.graph(), batch)
     }
 
     fn forward(
