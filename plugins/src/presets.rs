@@ -62,7 +62,8 @@ mod tests {
              search-space = { plugin = \"test-space\" }\n",
         );
         for preset in presets() {
-            text += &format!("[[method]]\nname = \"{0}\"\npreset = \"{0}\"\n", preset.name);
+            let name = preset.name;
+            text.extend(["[[method]]\nname = \"", name, "\"\npreset = \"", name, "\"\n"]);
         }
         config::load("presets.toml", &text, Path::new("/"), &[]).unwrap_or_else(|e| panic!("{e}"))
     }

@@ -23,7 +23,7 @@ impl Default for BetaDecayOptions {
     }
 }
 
-/// λ · mean over all edges of log Σ_o exp(α_eo) (Ye et al. 2022, β-DARTS): pulls the softmax weights
+/// `λ · mean over all edges of log Σ_o exp(α_eo)` (Ye et al. 2022, β-DARTS): pulls the softmax weights
 /// together by holding back the large α. λ grows linearly to `weight` unless `ramp` is off.
 ///
 /// `alphas`: edges × operations for each kind of cell; the mean is over the edges of all of them.

@@ -1,11 +1,11 @@
 //! Transfer losses.
 
 mod example_loss;
-#[cfg(test)]
-mod fixtures;
 mod kd;
 mod qrs;
+#[cfg(test)]
+mod tests;
 
-pub use example_loss::{SimilarityMse, SimilarityMseOptions};
+pub use example_loss::SimilarityMse;
 pub use kd::{Kd, KdOptions};
 pub use qrs::{Form, Qrs, QrsOptions, Sampler, Similarity, Target};

@@ -1,4 +1,4 @@
-//! Transfer losses against PyTorch (`tests/fixtures/scripts/transfer.py`), f64.
+//! Transfer losses by name: against PyTorch (`tests/fixtures/scripts/transfer.py`, f64) and by hand.
 
 use candle_core::{Device, Tensor, Var};
 use serde_json::Value;
@@ -73,4 +73,18 @@ fn losses_and_gradients_equal_pytorch() {
     for plugin in ["qrs", "kd"] {
         assert!(cases.iter().any(|c| c["plugin"] == plugin), "no case for {plugin}");
     }
+}
+
+#[test]
+fn the_example_by_hand() {
+    let loss = registry::build::<dyn TransferLoss>("similarity-mse", &Value::Null).unwrap();
+    // The mean of all rows is 0. Cosines of (1, 0), (0, 1), (−1, −1): 0, −√½, −√½; of 2, −1, −1:
+    // −1, −1, 1. Each difference stands twice among nine entries.
+    let main = Tensor::new(&[[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0]], &Device::Cpu).unwrap();
+    let aux = Tensor::new(&[[2f64], [-1.0], [-1.0]], &Device::Cpu).unwrap();
+    let batch = TransferBatch::new(&main, &aux, Key::new(0, Purpose::Transfer).stream()).unwrap();
+    let value: f64 = loss.loss(&batch).unwrap().to_scalar().unwrap();
+    let root = 0.5f64.sqrt();
+    let expected = 2.0 * (1.0 + (1.0 - root).powi(2) + (1.0 + root).powi(2)) / 9.0;
+    assert!((value - expected).abs() < 1e-9, "{value} for {expected}");
 }

@@ -113,8 +113,8 @@ fn every_formula() -> Vec<Qrs> {
                     let target = Some(target);
                     list.push(qrs(QrsOptions {
                         similarity,
-                        form,
                         target,
+                        form,
                         center,
                         min_gap,
                         ..all()
@@ -173,7 +173,7 @@ fn gradients_equal_central_differences() {
     }
 }
 
-/// Value and derivatives of the terms in d_M and d_V.
+/// Value and derivatives of the terms in `d_M` and `d_V`.
 fn in_differences(loss: &Qrs, main: &[f64], aux: &[f64]) -> (Vec<f64>, Vec<f64>, Vec<f64>) {
     let main = Var::new(main, &Device::Cpu).unwrap();
     let aux = Var::new(aux, &Device::Cpu).unwrap();
@@ -328,7 +328,7 @@ fn options_out_of_range_name_the_key() {
     }
     let temperatures =
         SIMILARITIES.map(|similarity| qrs(QrsOptions { similarity, ..base() }).temperature);
-    assert_eq!(temperatures, [0.1, 1.0, 1.0]);
+    assert_eq!(temperatures.to_vec(), [0.1, 1.0, 1.0]);
 }
 
 #[test]
@@ -490,7 +490,7 @@ fn formula() -> impl Strategy<Value = Qrs> {
     (0usize..every_formula().len()).prop_map(|i| every_formula().swap_remove(i))
 }
 
-/// d_M within 1e-9 of a place where the loss jumps: an invariance may fail by rounding there.
+/// `d_M` within 1e-9 of a place where the loss jumps: an invariance may fail by rounding there.
 fn near_a_jump(loss: &Qrs, main: &Matrix) -> bool {
     let s = tensor(&similarity_by_loops(main, loss.similarity, loss.center));
     let d = Quadruples::all(main.len()).unwrap().differences(&s).unwrap();
@@ -550,7 +550,7 @@ proptest! {
         let mean = |quadruples: &Quadruples| -> f64 {
             let view = loss.view_of(&tensor(&main), &tensor(&aux), quadruples).unwrap();
             let terms = loss.terms(&view.main, &view.aux).unwrap();
-            loss.mean(&terms, &view).unwrap().to_scalar().unwrap()
+            view.mean(&terms).unwrap().to_scalar().unwrap()
         };
         prop_assert!(close(mean(&straight), mean(&firsts), 1e-10));
         prop_assert!(close(mean(&straight), mean(&seconds), 1e-10));
