@@ -5,6 +5,7 @@
 mod auxiliary;
 pub mod black_box;
 pub mod check;
+pub mod dataset;
 pub mod evaluator;
 pub mod hypergradient;
 pub mod optimizer;
@@ -15,4 +16,3 @@ pub mod selection;
 pub mod stop;
 pub mod transfer;
 pub mod transform;
-mod tmp_data;

@@ -91,10 +91,43 @@ tetlo_core::register_search_space!(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use candle_core::Tensor;
+    use std::sync::Arc;
     use tetlo_core::genotype::Genotype;
-    use tetlo_core::kinds::Operation;
+    use tetlo_core::kinds::{Operation, Relaxation};
+    use tetlo_core::network::{ImageShape, Network};
     use tetlo_core::registry;
-    use tetlo_core::rng::{Key, Purpose};
+    use tetlo_core::rng::{Key, Purpose, Stream};
+    use tetlo_core::space::DerivedSize;
+
+    const DARTS_V2: &str = "Genotype(normal=[('sep_conv_3x3', 0), ('sep_conv_3x3', 1), \
+            ('sep_conv_3x3', 0), ('sep_conv_3x3', 1), ('sep_conv_3x3', 1), ('skip_connect', 0), \
+            ('skip_connect', 0), ('dil_conv_3x3', 2)], normal_concat=[2, 3, 4, 5], \
+            reduce=[('max_pool_3x3', 0), ('max_pool_3x3', 1), ('skip_connect', 2), \
+            ('max_pool_3x3', 1), ('max_pool_3x3', 0), ('skip_connect', 2), ('skip_connect', 2), \
+            ('max_pool_3x3', 1)], reduce_concat=[2, 3, 4, 5])";
+
+    /// The sizes that the authors' code logs for CIFAR-10.
+    #[test]
+    fn networks_have_the_published_sizes() {
+        let image = ImageShape { channels: 3, height: 32, width: 32 };
+        let supernet = spec().supernet(image, 10, Arc::new(Identity)).unwrap();
+        assert_eq!(supernet.weights().len(), 1_930_618);
+        let genotype = Genotype::parse(DARTS_V2).unwrap();
+        let size = DerivedSize { channels: 36, cells: 20, auxiliary_head: false };
+        let derived = spec().derived(&genotype, image, 10, size).unwrap();
+        assert_eq!(derived.weights().len(), 3_349_342);
+    }
+
+    /// A relaxation, since the real ones are another crate's.
+    #[derive(Debug)]
+    struct Identity;
+
+    impl Relaxation for Identity {
+        fn weights(&self, alpha: &Tensor, _: &mut Stream) -> Result<Tensor> {
+            Ok(alpha.clone())
+        }
+    }
 
     fn spec() -> SpaceSpec {
         Darts::from_options(DartsOptions::default()).unwrap().spec().validated().unwrap()
@@ -132,13 +165,7 @@ mod tests {
 
     #[test]
     fn the_published_cell_is_in_the_space() {
-        let darts_v2 = "Genotype(normal=[('sep_conv_3x3', 0), ('sep_conv_3x3', 1), \
-            ('sep_conv_3x3', 0), ('sep_conv_3x3', 1), ('sep_conv_3x3', 1), ('skip_connect', 0), \
-            ('skip_connect', 0), ('dil_conv_3x3', 2)], normal_concat=[2, 3, 4, 5], \
-            reduce=[('max_pool_3x3', 0), ('max_pool_3x3', 1), ('skip_connect', 2), \
-            ('max_pool_3x3', 1), ('max_pool_3x3', 0), ('skip_connect', 2), ('skip_connect', 2), \
-            ('max_pool_3x3', 1)], reduce_concat=[2, 3, 4, 5])";
-        let genotype = Genotype::parse(darts_v2).unwrap();
+        let genotype = Genotype::parse(DARTS_V2).unwrap();
         spec().check(&genotype).unwrap();
         assert_eq!(genotype.skip_count(), 2);
     }

@@ -23,7 +23,7 @@ impl Default for BetaDecayOptions {
     }
 }
 
-/// λ · mean over all edges of log Σ_o exp(α_eo) (Ye et al. 2022, β-DARTS): pulls the softmax weights
+/// `λ · mean over all edges of log Σ_o exp(α_eo)` (Ye et al. 2022, β-DARTS): pulls the softmax weights
 /// together by holding back the large α. λ grows linearly to `weight` unless `ramp` is off.
 ///
 /// `alphas`: edges × operations for each kind of cell; the mean is over the edges of all of them.
@@ -59,7 +59,10 @@ impl Regularizer for BetaDecay {
             return Err(Error::Invalid("there are no architecture parameters to penalise".into()));
         }
         let sum = Tensor::stack(&sums, 0)?.sum_all()?;
-        Ok((sum * (self.options.weight * grown / rows as f64))?)
+        // As a tensor: candle takes a factor 0.0 for a constant and cuts the graph.
+        let weight = self.options.weight * grown / rows as f64;
+        let weight = Tensor::new(weight, sum.device())?.to_dtype(sum.dtype())?;
+        Ok((sum * weight)?)
     }
 }
 

@@ -6,7 +6,7 @@ use tetlo_core::kinds::Relaxation;
 use tetlo_core::registry::{FromOptions, NoOptions};
 use tetlo_core::rng::Stream;
 
-/// w_eo = exp(α_eo) / Σ_o' exp(α_eo'), the continuous relaxation of DARTS (Liu et al. 2019, eq. 2).
+/// `w_eo = exp(α_eo) / Σ_p exp(α_ep)`, the continuous relaxation of DARTS (Liu et al. 2019, eq. 2).
 ///
 /// α is edges × operations; so are the weights, each row of which sums to one.
 #[derive(Debug)]

@@ -1,48 +1,30 @@
-//! The README's custom loss: squared error between similarity matrices.
-
+//! The README's example of a transfer loss.
 use candle_core::Tensor;
-use serde::{Deserialize, Serialize};
 use tetlo_core::Result;
 use tetlo_core::kinds::{TransferBatch, TransferLoss};
-use tetlo_core::registry::FromOptions;
+use tetlo_core::registry::{FromOptions, NoOptions};
 
-/// Options of `similarity-mse`.
-#[derive(Debug, Clone, Default, Deserialize, Serialize, schemars::JsonSchema)]
-#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
-pub struct SimilarityMseOptions {
-    /// Subtract the batch mean from the embeddings first.
-    pub center: bool,
-}
-
-/// mean over (i, j) of (S_M − S_V)², S the cosine similarities of a batch's embeddings.
+/// Mean of `(S_M − S_V)²`, S the cosines between the centred embeddings of a batch.
 #[derive(Debug)]
-pub struct SimilarityMse(SimilarityMseOptions);
+pub struct SimilarityMse;
 
 impl FromOptions for SimilarityMse {
-    type Options = SimilarityMseOptions;
-
-    fn from_options(options: SimilarityMseOptions) -> Result<Self> {
-        Ok(Self(options))
+    type Options = NoOptions;
+    fn from_options(_: NoOptions) -> Result<Self> {
+        Ok(Self)
     }
 }
 
-impl SimilarityMse {
-    fn similarities(&self, z: &Tensor) -> Result<Tensor> {
-        let z = if self.0.center { z.broadcast_sub(&z.mean_keepdim(0)?)? } else { z.clone() };
-        let z = z.broadcast_div(&(z.sqr()?.sum_keepdim(1)? + 1e-12)?.sqrt()?)?;
-        Ok(z.matmul(&z.t()?)?)
-    }
+fn cosines(z: &Tensor) -> Result<Tensor> {
+    let z = z.broadcast_sub(&z.mean_keepdim(0)?)?;
+    let z = z.broadcast_div(&(z.sqr()?.sum_keepdim(1)? + 1e-12)?.sqrt()?)?;
+    Ok(z.matmul(&z.t()?)?)
 }
 
 impl TransferLoss for SimilarityMse {
     fn loss(&self, batch: &TransferBatch<'_>) -> Result<Tensor> {
-        let difference = (self.similarities(batch.main)? - self.similarities(batch.aux)?)?;
-        Ok(difference.sqr()?.mean_all()?)
+        Ok((cosines(batch.main)? - cosines(batch.aux)?)?.sqr()?.mean_all()?)
     }
 }
 
-tetlo_core::register_transfer_loss!(
-    "similarity-mse",
-    SimilarityMse,
-    "squared error of similarities"
-);
+tetlo_core::register_transfer_loss!("similarity-mse", SimilarityMse, "squared error of cosines");

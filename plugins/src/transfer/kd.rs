@@ -71,3 +71,42 @@ tetlo_core::register_transfer_loss!(
     Kd,
     "knowledge distillation: KL divergence of softened class probabilities"
 );
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+    use tetlo_core::rng::{Key, Purpose};
+
+    fn loss(temperature: f64, main: &Tensor, aux: &Tensor) -> Result<f64> {
+        let kd = Kd::from_options(KdOptions { temperature })?;
+        let batch = TransferBatch::new(main, aux, Key::new(0, Purpose::Transfer).stream())?;
+        Ok(kd.loss(&batch)?.to_scalar()?)
+    }
+
+    #[test]
+    fn value_by_hand() {
+        // T = 2: p = (3/4, 1/4), q = (1/2, 1/2); the second image agrees and adds nothing.
+        // 4 · [3/4 ln(3/2) + 1/4 ln(1/2)] / 2.
+        let main = Tensor::new(&[[2.0 * 3f64.ln(), 0.0], [5.0, 5.0]], &Device::Cpu).unwrap();
+        let aux = Tensor::new(&[[7.0, 7.0], [0.0, 0.0]], &Device::Cpu).unwrap();
+        let expected = 2.0 * (0.75 * 1.5f64.ln() + 0.25 * 0.5f64.ln());
+        assert!((loss(2.0, &main, &aux).unwrap() - expected).abs() < 1e-14);
+        assert!(loss(2.0, &main, &main).unwrap().abs() < 1e-15);
+        // No overflow.
+        let large = (main * 1e6).unwrap();
+        assert!(loss(1.0, &large, &aux).unwrap().is_finite());
+    }
+
+    #[test]
+    fn what_does_not_fit_is_said() {
+        let two = Tensor::zeros((1, 2), candle_core::DType::F64, &Device::Cpu).unwrap();
+        let three = Tensor::zeros((1, 3), candle_core::DType::F64, &Device::Cpu).unwrap();
+        let error = loss(1.0, &two, &three).unwrap_err().to_string();
+        assert!(error.contains("got 2 and 3"), "{error}");
+        for temperature in [0.0, -1.0, f64::INFINITY] {
+            let error = loss(temperature, &two, &two).unwrap_err().to_string();
+            assert!(error.contains("`temperature`"), "{error}");
+        }
+    }
+}

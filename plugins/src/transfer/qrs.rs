@@ -30,9 +30,9 @@ pub enum Similarity {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Target {
-    /// p_M = σ(d_M/τ): carries the gradient to the main model.
+    /// `p_M = σ(d_M/τ)`: carries the gradient to the main model.
     Soft,
-    /// r = 1[d_M > 0]: no gradient to the main model.
+    /// `r = 1[d_M > 0]`: no gradient to the main model.
     Hard,
     /// The value of `hard` with the gradient of `soft` (straight through).
     HardForward,
@@ -42,10 +42,10 @@ pub enum Target {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Form {
-    /// −[p log p_V + (1 − p) log(1 − p_V)].
+    /// `−[p log p_V + (1 − p) log(1 − p_V)]`.
     #[default]
     CrossEntropy,
-    /// max(0, m − (2r − 1) d_V).
+    /// `max(0, m − (2r − 1) d_V)`.
     Margin,
 }
 
@@ -87,7 +87,7 @@ pub struct QrsOptions {
     /// m of `form = "margin"`; absent: τ.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub margin: Option<f64>,
-    /// Drop quadruples with |d_M| up to this value; absent: keep all.
+    /// Drop quadruples with `|d_M|` up to this value; absent: keep all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_gap: Option<f64>,
 }
@@ -100,15 +100,15 @@ const SMALLEST_TEMPERATURE: f64 = 1e-30;
 ///
 /// TETLO (Sheth and Xie, ICLR 2023) transfers such relations; the formula is our design, since the
 /// paper's exact one is not available to us. With S the B × B similarity matrix of a model's
-/// embeddings (main B × D_M, auxiliary B × D_V) and a quadruple q = (i, j, k, l), {i, j} ≠ {k, l}:
+/// embeddings (main `B × D_M`, auxiliary `B × D_V`) and a quadruple q = (i, j, k, l), {i, j} ≠ {k, l}:
 /// ```text
 /// d(q)  = S[i, j] − S[k, l]              p(q) = σ(d(q)/τ)          (each for main M and auxiliary V)
 /// QRS   = −mean_q [ p_M log p_V + (1 − p_M) log(1 − p_V) ]
 /// hard:   r(q) = 1[d_M > 0] in place of p_M; no gradient to the main model
 /// margin: mean_q max(0, m − (2r − 1) d_V), subgradient 0 at the kink
 /// ```
-/// `hard-forward` has the value of `hard` and, for each quadruple of Q, ∂/∂d_V = (p_V − r)/(τQ) and
-/// ∂/∂d_M = −d_V p_M(1 − p_M)/(τ²Q).
+/// `hard-forward` has the value of `hard` and, for each quadruple of Q, `∂/∂d_V = (p_V − r)/(τQ)` and
+/// `∂/∂d_M = −d_V p_M(1 − p_M)/(τ²Q)`.
 ///
 /// The mean is over the quadruples that `min-gap` keeps; without any (a batch of two has one pair)
 /// the loss is 0. Not differentiated: the draw of quadruples, `min-gap`'s mask and r. Only plain
@@ -181,10 +181,10 @@ impl TransferLoss for Qrs {
 
     fn loss(&self, batch: &TransferBatch<'_>) -> Result<Tensor> {
         let view = self.view(batch)?;
-        self.mean(&self.terms(&view.main, &view.aux)?, &view)
+        view.mean(&self.terms(&view.main, &view.aux)?)
     }
 
-    /// `kl`: the mean of KL(p_M ‖ p_V) = QRS − H(p_M) with soft targets, 0 where both models agree;
+    /// `kl`: the mean of `KL(p_M ‖ p_V) = QRS − H(p_M)` with soft targets, 0 where both models agree;
     /// `std_main`, `std_aux`: standard deviations of the similarities of different images.
     fn diagnostics(&self, batch: &TransferBatch<'_>) -> Result<Vec<(&'static str, f64)>> {
         let view = self.view(batch)?;
@@ -193,7 +193,7 @@ impl TransferLoss for Qrs {
             (log_loss(&(main / self.temperature)?)?, log_loss(&(aux / self.temperature)?)?);
         let (p, q) = (main.of_one.neg()?.exp()?, main.of_zero.neg()?.exp()?);
         let kl = ((p * (aux.of_one - main.of_one)?)? + (q * (aux.of_zero - main.of_zero)?)?)?;
-        let kl = self.mean(&kl, &view)?.to_dtype(DType::F64)?.to_scalar()?;
+        let kl = view.mean(&kl)?.to_dtype(DType::F64)?.to_scalar()?;
         Ok(vec![
             ("kl", kl),
             ("std_main", similarity::spread(&view.s_main)?),
@@ -207,12 +207,29 @@ struct View {
     /// Similarities of the main and of the auxiliary model, B × B.
     s_main: Tensor,
     s_aux: Tensor,
-    /// d_M and d_V, one a quadruple.
+    /// `d_M` and `d_V`, one a quadruple.
     main: Tensor,
     aux: Tensor,
     /// 1 for quadruples that count, 0 for dropped ones, and the number of those that count.
     kept: Option<Tensor>,
     count: usize,
+}
+
+impl View {
+    /// The mean of `terms` over the quadruples that count; 0 (still a function of the embeddings,
+    /// so that gradients exist) without any.
+    fn mean(&self, terms: &Tensor) -> Result<Tensor> {
+        if self.count == 0 {
+            let touched = (self.s_main.sum_all()? + self.s_aux.sum_all()?)?;
+            // Not `* 0.0`: candle takes that for a constant and cuts the graph.
+            return Ok((&touched * touched.zeros_like()?)?);
+        }
+        let sum = match &self.kept {
+            Some(kept) => (terms * kept)?.sum_all()?,
+            None => terms.sum_all()?,
+        };
+        Ok((sum / self.count as f64)?)
+    }
 }
 
 impl Qrs {
@@ -256,21 +273,7 @@ impl Qrs {
         }
     }
 
-    /// The mean of `terms` over the quadruples that count; 0 (still a function of the embeddings,
-    /// so that gradients exist) without any.
-    fn mean(&self, terms: &Tensor, view: &View) -> Result<Tensor> {
-        if view.count == 0 {
-            let touched = (view.s_main.sum_all()? + view.s_aux.sum_all()?)?;
-            return Ok((touched * 0.0)?);
-        }
-        let sum = match &view.kept {
-            Some(kept) => (terms * kept)?.sum_all()?,
-            None => terms.sum_all()?,
-        };
-        Ok((sum / view.count as f64)?)
-    }
-
-    /// The loss of each quadruple, from d_M and d_V.
+    /// The loss of each quadruple, from `d_M` and `d_V`.
     fn terms(&self, main: &Tensor, aux: &Tensor) -> Result<Tensor> {
         let target = self.target(main)?;
         match self.form {
@@ -334,8 +337,9 @@ fn log_loss(x: &Tensor) -> Result<LogLoss> {
     let shifted = (&small + 1.0)?;
     let lost = ((small.detach() - (shifted.detach() - 1.0)?)? / shifted.detach())?;
     let log = (shifted.log()? + lost)?;
-    let positive = (x * above)?;
-    Ok(LogLoss { of_one: ((&positive - x)? + &log)?, of_zero: (positive + log)? })
+    // max(x, 0) and max(−x, 0) apart: one as the other minus x would leave rounding in the slope.
+    let (up, down) = ((x * &above)?, (x * (above - 1.0)?)?);
+    Ok(LogLoss { of_one: (down + &log)?, of_zero: (up + log)? })
 }
 
 tetlo_core::register_transfer_loss!(

@@ -5,7 +5,7 @@ use tetlo_core::kinds::Operation;
 use tetlo_core::registry::{FromOptions, NoOptions};
 use tetlo_core::space::{Recipe, Site, Step};
 
-/// The authors' `DilConv`: ReLU – depthwise of dilation 2 – pointwise – batch norm, once.
+/// The authors' `DilConv`: relu – depthwise of dilation 2 – pointwise – batch norm, once.
 #[derive(Debug)]
 struct DilConv<const KERNEL: usize>;
 

@@ -5,7 +5,7 @@ use tetlo_core::kinds::Operation;
 use tetlo_core::registry::{FromOptions, NoOptions};
 use tetlo_core::space::{Recipe, Site, Step};
 
-/// The authors' `SepConv`: (ReLU – depthwise – pointwise – batch norm) twice, stride on the first.
+/// The authors' `SepConv`: (relu – depthwise – pointwise – batch norm) twice, stride on the first.
 #[derive(Debug)]
 struct SepConv<const KERNEL: usize>;
 

@@ -4,8 +4,8 @@ use candle_core::Tensor;
 use tetlo_core::rng::Stream;
 use tetlo_core::{Error, Result};
 
-/// Most quadruples that `all` enumerates (a batch of about 150): beyond, a step takes gigabytes.
-const MOST: usize = 1 << 26;
+/// Most quadruples that `all` enumerates (a batch of 128): a step with more takes many gigabytes.
+const MOST: usize = 1 << 25;
 
 /// Quadruples (i, j, k, l) as places i·B + j and k·B + l in a flat B × B matrix.
 #[derive(Debug, Clone, PartialEq, Eq)]
