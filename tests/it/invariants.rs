@@ -60,6 +60,9 @@ fn sources(folder: &str) -> Vec<PathBuf> {
     fn walk(folder: &Path, list: &mut Vec<PathBuf>) {
         for entry in std::fs::read_dir(folder).expect("a folder") {
             let path = entry.expect("an entry").path();
+            if path.is_dir() && path.file_name().is_some_and(|n| n == "tests") {
+                continue; // unit tests of a module
+            }
             if path.is_dir() {
                 walk(&path, list);
             } else if path.extension().is_some_and(|e| e == "rs") {

@@ -174,16 +174,18 @@ fn eval(
     let alpha = architecture.as_ref().map(Var::as_tensor);
     let said = network.forward(weights.as_tensor(), alpha, &batch.images, &pass)?;
     let mut loss = cross_entropy(&said.logits, &batch.labels)?;
-    if let Some(deep) = &said.auxiliary_logits {
-        loss = (loss + (cross_entropy(deep, &batch.labels)? * auxiliary_weight)?)?;
-    }
     let mut out = vec![
         ("logits".to_owned(), said.logits.detach()),
         ("embedding".to_owned(), said.embedding.detach()),
         ("loss".to_owned(), loss.detach()),
     ];
     if let Some(deep) = &said.auxiliary_logits {
-        out.push(("auxiliary_logits".to_owned(), deep.detach()));
+        // With an auxiliary head the gradients are those of the loss that training descends.
+        let auxiliary = cross_entropy(deep, &batch.labels)?;
+        out.push(("logits_aux".to_owned(), deep.detach()));
+        out.push(("loss_aux".to_owned(), auxiliary.detach()));
+        loss = (loss + (auxiliary * auxiliary_weight)?)?;
+        out.push(("loss_total".to_owned(), loss.detach()));
     }
     if grad {
         let gradients = loss.backward()?;
@@ -284,8 +286,8 @@ fn step(arguments: &NetworkArgs) -> Result<Exit> {
             scatter(&mut out, &after, network.architecture(), values)?;
             if let Some((m, v)) = state.arch.groups.get(group).and_then(|g| g.moments.as_ref()) {
                 let layout = network.architecture();
-                scatter(&mut out, &format!("after/adam_m/{prefix}"), layout, m)?;
-                scatter(&mut out, &format!("after/adam_v/{prefix}"), layout, v)?;
+                scatter(&mut out, &format!("after/adam/exp_avg/{prefix}"), layout, m)?;
+                scatter(&mut out, &format!("after/adam/exp_avg_sq/{prefix}"), layout, v)?;
             }
         }
         if let Some(momentum) = &state.sgd[stage].momentum {

@@ -143,13 +143,16 @@ fn show(name: &str, format: Format) -> Result<Exit> {
     for l in &found {
         console::out(&format!("{} `{}` — {}", l.kind, l.name, l.summary));
         console::out(&format!("tier {}, from {} {}", l.tier, l.origin, l.version));
-        match &l.defaults {
-            Value::String(toml) => console::out(&format!("\n{}", toml.trim_end())),
-            Value::Object(defaults) if !defaults.is_empty() => {
+        match (&l.defaults, l.schema["properties"].as_object()) {
+            (Value::String(toml), _) => console::out(&format!("\n{}", toml.trim_end())),
+            (defaults, Some(keys)) if !keys.is_empty() => {
                 console::out("\noptions (defaults):");
-                for (key, value) in defaults {
-                    let about = l.schema["properties"][key]["description"].as_str().unwrap_or("");
-                    console::out(&format!("  {key} = {value}"));
+                for (key, about) in keys {
+                    match &defaults[key] {
+                        Value::Null => console::out(&format!("  {key} (none)")),
+                        value => console::out(&format!("  {key} = {value}")),
+                    }
+                    let about = about["description"].as_str().unwrap_or("");
                     for line in about.lines().filter(|line| !line.is_empty()) {
                         console::out(&format!("      {line}"));
                     }
