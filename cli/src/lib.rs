@@ -1,1 +1,4 @@
 //! Under construction.
+
+pub mod draw;
+pub mod report;

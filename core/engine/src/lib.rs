@@ -1,1 +1,4 @@
 //! Under construction.
+
+pub mod statistics;
+pub mod summary;
