@@ -1,1 +1,32 @@
-//! Under construction.
+//! CPU kernels, with gradients, for networks that are sums of weighted chains of convolutions, pools and
+//! normalisations.
+//!
+//! Describe a network with [`GraphBuilder`], then run it with [`Network`] as one candle operation. The graph is
+//! compiled to a static plan: no allocation in a pass, normalisations applied lazily, pools shared by all terms that
+//! read a state, depthwise results recomputed instead of stored. Results are the same bytes for any number of threads.
+//!
+
+mod arena;
+mod chain;
+mod counters;
+mod error;
+mod graph;
+mod network;
+mod plan;
+mod primitives;
+mod simd;
+mod threads;
+
+pub use counters::{Counters, counters};
+pub use error::{Error, Result};
+pub use graph::{
+    Affine, Export, ExportId, Graph, GraphBuilder, Primitive, Shape, StateId, Term, Weight,
+};
+pub use network::{Mode, Network, Outputs};
+pub use plan::Plan;
+pub use threads::{set_threads, threads};
+
+/// The kernels this machine can run, fastest first: `avx512`, `avx2`, `neon`, `portable`.
+pub fn simd_paths() -> Vec<&'static str> {
+    primitives::available().into_iter().map(|k| k.name).collect()
+}

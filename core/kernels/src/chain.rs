@@ -1,0 +1,259 @@
+//! Splits the primitives of a term into the stages that the compiler knows.
+
+use crate::error::{Error, Result};
+use crate::graph::{Affine, Primitive, Shape};
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Chain {
+    Identity { relu: bool },
+    Pool { max: bool, stride: usize, norm: Option<Norm>, channels: usize },
+    Convs(Vec<Stage>),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Norm {
+    pub affine: Option<Affine>,
+    pub statistics: usize,
+}
+
+/// Rectifier (or not), a convolution that mixes channels, normalisation (or not).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Stage {
+    pub relu: bool,
+    pub conv: Conv,
+    pub norm: Option<Norm>,
+    pub input: Shape,
+    pub output: Shape,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Conv {
+    Separable {
+        kernel: usize,
+        stride: usize,
+        dilation: usize,
+        depthwise: usize,
+        pointwise: usize,
+    },
+    /// Kernel 1 is the pointwise convolution.
+    Dense {
+        kernel: usize,
+        stride: usize,
+        weight: usize,
+    },
+    Factorized {
+        even: usize,
+        odd: usize,
+    },
+}
+
+impl Conv {
+    pub(crate) fn stride(&self) -> usize {
+        match self {
+            Self::Separable { stride, .. } | Self::Dense { stride, .. } => *stride,
+            Self::Factorized { .. } => 2,
+        }
+    }
+
+    /// How far its taps reach beyond a pixel.
+    pub(crate) fn reach(&self) -> usize {
+        match self {
+            Self::Separable { kernel, dilation, .. } => dilation * (kernel - 1) / 2,
+            Self::Dense { kernel, .. } => (kernel - 1) / 2,
+            Self::Factorized { .. } => 1,
+        }
+    }
+}
+
+impl Stage {
+    /// The weights it uses, as (offset, length).
+    pub(crate) fn weights(&self) -> Vec<(usize, usize)> {
+        let (ci, co) = (self.input.0, self.output.0);
+        let mut used = match self.conv {
+            Conv::Separable { kernel, depthwise, pointwise, .. } => {
+                vec![(depthwise, ci * kernel * kernel), (pointwise, ci * co)]
+            }
+            Conv::Dense { kernel, weight, .. } => vec![(weight, ci * co * kernel * kernel)],
+            Conv::Factorized { even, odd } => vec![(even, co / 2 * ci), (odd, (co - co / 2) * ci)],
+        };
+        used.extend(self.norm.iter().flat_map(|n| n.weights(co)));
+        used
+    }
+}
+
+impl Norm {
+    fn weights(&self, channels: usize) -> Vec<(usize, usize)> {
+        self.affine.map_or(vec![], |a| vec![(a.gamma, channels), (a.beta, channels)])
+    }
+}
+
+impl Chain {
+    pub(crate) fn parse(primitives: &[Primitive], input: Shape, inputs: usize) -> Result<Self> {
+        let fail = |reason: String| Error::Chain { chain: names(primitives), reason };
+        let single = |what: &str| {
+            if inputs == 1 {
+                Ok(())
+            } else {
+                Err(fail(format!(
+                    "{what} of concatenated states is not supported; use one term a state"
+                )))
+            }
+        };
+        match primitives {
+            [] => single("the identity").map(|()| Self::Identity { relu: false }),
+            [Primitive::Relu] => single("a rectifier").map(|()| Self::Identity { relu: true }),
+            [pool @ (Primitive::MaxPool { stride } | Primitive::AvgPool { stride }), rest @ ..] => {
+                single("a pool")?;
+                if !(1..=2).contains(stride) {
+                    return Err(fail(format!("stride {stride}: only 1 and 2 are supported")));
+                }
+                let max = matches!(pool, Primitive::MaxPool { .. });
+                let norm = match rest {
+                    [] => None,
+                    [Primitive::BatchNorm { affine, statistics }] => {
+                        Some(Norm { affine: *affine, statistics: *statistics })
+                    }
+                    _ => return Err(fail("only a BatchNorm may follow a pool".into())),
+                };
+                Ok(Self::Pool { max, stride: *stride, norm, channels: input.0 })
+            }
+            _ => stages(primitives, input).map(Self::Convs).map_err(fail),
+        }
+    }
+
+    pub(crate) fn output(&self, input: Shape) -> Shape {
+        match self {
+            Self::Identity { .. } => input,
+            Self::Pool { stride, .. } => {
+                (input.0, out_size(input.1, *stride), out_size(input.2, *stride))
+            }
+            Self::Convs(stages) => stages.last().map_or(input, |s| s.output),
+        }
+    }
+
+    /// The weights it uses, as (offset, length).
+    pub(crate) fn weights(&self) -> Vec<(usize, usize)> {
+        match self {
+            Self::Identity { .. } => vec![],
+            Self::Pool { norm, channels, .. } => norm.map_or(vec![], |n| n.weights(*channels)),
+            Self::Convs(stages) => stages.iter().flat_map(Stage::weights).collect(),
+        }
+    }
+
+    pub(crate) fn weights_end(&self) -> usize {
+        self.weights().into_iter().map(|(at, len)| at + len).max().unwrap_or(0)
+    }
+
+    pub(crate) fn statistics_end(&self) -> usize {
+        let end =
+            |norm: &Option<Norm>, channels: usize| norm.map_or(0, |n| n.statistics + 2 * channels);
+        match self {
+            Self::Identity { .. } => 0,
+            Self::Pool { norm, channels, .. } => end(norm, *channels),
+            Self::Convs(stages) => {
+                stages.iter().map(|s| end(&s.norm, s.output.0)).max().unwrap_or(0)
+            }
+        }
+    }
+}
+
+pub(crate) fn out_size(size: usize, stride: usize) -> usize {
+    (size - 1) / stride + 1
+}
+
+fn names(primitives: &[Primitive]) -> String {
+    let name = |p: &Primitive| match p {
+        Primitive::Relu => "Relu".to_owned(),
+        Primitive::Depthwise { kernel, stride, dilation, .. } => {
+            format!("Depthwise {kernel}x{kernel} stride {stride} dilation {dilation}")
+        }
+        Primitive::Pointwise { out, stride, .. } => format!("Pointwise to {out} stride {stride}"),
+        Primitive::Dense { kernel, stride, out, .. } => {
+            format!("Dense {kernel}x{kernel} to {out} stride {stride}")
+        }
+        Primitive::FactorizedReduce { out, .. } => format!("FactorizedReduce to {out}"),
+        Primitive::MaxPool { stride } => format!("MaxPool stride {stride}"),
+        Primitive::AvgPool { stride } => format!("AvgPool stride {stride}"),
+        Primitive::BatchNorm { affine: Some(_), .. } => "BatchNorm affine".to_owned(),
+        Primitive::BatchNorm { .. } => "BatchNorm".to_owned(),
+    };
+    primitives.iter().map(name).collect::<Vec<_>>().join(", ")
+}
+
+fn stages(primitives: &[Primitive], mut input: Shape) -> std::result::Result<Vec<Stage>, String> {
+    let mut stages = Vec::new();
+    let mut rest = primitives;
+    while !rest.is_empty() {
+        let relu = rest[0] == Primitive::Relu;
+        rest = &rest[usize::from(relu)..];
+        let (conv, out, used) = convolution(rest, input)?;
+        rest = &rest[used..];
+        let norm = match rest.first() {
+            Some(Primitive::BatchNorm { affine, statistics }) => {
+                rest = &rest[1..];
+                Some(Norm { affine: *affine, statistics: *statistics })
+            }
+            _ => None,
+        };
+        let stride = conv.stride();
+        let output = (out, out_size(input.1, stride), out_size(input.2, stride));
+        stages.push(Stage { relu, conv, norm, input, output });
+        input = output;
+    }
+    Ok(stages)
+}
+
+fn convolution(
+    rest: &[Primitive],
+    input: Shape,
+) -> std::result::Result<(Conv, usize, usize), String> {
+    let (conv, out, used) = match *rest {
+        [
+            Primitive::Depthwise { kernel, stride, dilation, weight },
+            Primitive::Pointwise { out, stride: 1, weight: pointwise },
+            ..,
+        ] => (Conv::Separable { kernel, stride, dilation, depthwise: weight, pointwise }, out, 2),
+        [Primitive::Depthwise { .. }, ..] => {
+            return Err("a Depthwise must be followed by a Pointwise of stride 1".into());
+        }
+        [Primitive::Pointwise { out, stride, weight }, ..] => {
+            (Conv::Dense { kernel: 1, stride, weight }, out, 1)
+        }
+        [Primitive::Dense { kernel, stride, out, weight }, ..] => {
+            (Conv::Dense { kernel, stride, weight }, out, 1)
+        }
+        [Primitive::FactorizedReduce { out, even, odd }, ..] => {
+            if !input.1.is_multiple_of(2) || !input.2.is_multiple_of(2) {
+                return Err(format!(
+                    "FactorizedReduce needs an even height and width, but they are {} and {}",
+                    input.1, input.2
+                ));
+            }
+            (Conv::Factorized { even, odd }, out, 1)
+        }
+        [] => return Err("a Relu at the end must be alone".into()),
+        _ => {
+            return Err("expected a convolution here: the supported chains are (Relu?, Depthwise + Pointwise | \
+                        Pointwise | Dense | FactorizedReduce, BatchNorm?) repeated, (MaxPool | AvgPool, BatchNorm?), \
+                        Relu alone, or nothing"
+                .into());
+        }
+    };
+    if let Conv::Separable { kernel, dilation, .. } = conv
+        && (kernel % 2 == 0 || dilation == 0)
+    {
+        return Err(format!("kernel {kernel} must be odd and dilation {dilation} positive"));
+    }
+    if let Conv::Dense { kernel, .. } = conv
+        && kernel % 2 == 0
+    {
+        return Err(format!("kernel {kernel} must be odd"));
+    }
+    if !(1..=2).contains(&conv.stride()) {
+        return Err(format!("stride {}: only 1 and 2 are supported", conv.stride()));
+    }
+    if out == 0 {
+        return Err("no output channels".into());
+    }
+    Ok((conv, out, used))
+}

@@ -1,0 +1,315 @@
+//! The memory of a plan, and access to it while a pass runs.
+#![expect(
+    unsafe_code,
+    unsafe_op_in_unsafe_fn,
+    reason = "a pass runs on raw places in its arenas, which the plan keeps apart"
+)]
+
+use super::{CHUNKS, Conv, Geometry, Plan, Raw};
+use crate::arena::Arena;
+use crate::counters::{COUNTERS, count};
+use crate::error::Result;
+use crate::graph::Export;
+use crate::primitives::{Fill, Kernels};
+use crate::threads::Workers;
+
+/// The arenas of one pass, and what they hold.
+#[derive(Debug)]
+pub(crate) struct Buffers {
+    activations: Arena,
+    small: Arena,
+    packed: Arena,
+    partial: Arena,
+    scratch: Arena,
+    scratch_threads: usize,
+    /// The weights that `packed` was made from.
+    packed_from: Vec<f32>,
+    ops: Vec<f32>,
+    op_gradient: Vec<f64>,
+    statistics: Vec<f32>,
+}
+
+/// Which gradients a backward pass has to give.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted {
+    pub weights: bool,
+    pub ops: bool,
+}
+
+/// The inputs of a forward pass.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Inputs<'a> {
+    pub images: &'a [f32],
+    pub weights: &'a [f32],
+    pub ops: &'a [f32],
+    /// Running mean and variance; `None`: the statistics of the batch.
+    pub running: Option<&'a [f32]>,
+    pub batch: usize,
+    /// Gradients will follow.
+    pub keep: bool,
+}
+
+/// What a backward pass must know of its forward pass.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Recorded {
+    pub batch: usize,
+    /// The statistics were given.
+    pub evaluation: bool,
+}
+
+/// An address that closures of several threads may hold; items write disjoint parts.
+#[derive(Clone, Copy)]
+pub(super) struct Shared<T>(*mut T);
+
+// SAFETY: every use names the part that its item owns.
+unsafe impl<T> Sync for Shared<T> {}
+// SAFETY: as above.
+unsafe impl<T> Send for Shared<T> {}
+
+impl<T> Shared<T> {
+    pub(super) fn new(slice: &mut [T]) -> Self {
+        Self(slice.as_mut_ptr())
+    }
+    pub(super) unsafe fn at(self, offset: usize) -> *mut T {
+        self.0.add(offset)
+    }
+}
+
+/// One pass over a plan. Offsets come from the plan, so they lie inside the arenas; a work item only writes the parts
+/// of its own image, chunk or convolution, and the scratch memory of its own thread.
+pub(super) struct Pass<'a> {
+    pub plan: &'a Plan,
+    pub kernels: &'static Kernels,
+    pub workers: &'a Workers,
+    pub inputs: Inputs<'a>,
+    arenas: Places,
+}
+
+#[derive(Clone, Copy)]
+struct Places {
+    activations: Shared<f32>,
+    small: Shared<f32>,
+    packed: Shared<f32>,
+    partial: Shared<f32>,
+    scratch: Shared<f32>,
+}
+
+impl Buffers {
+    pub(crate) fn new(plan: &Plan, statistics: usize) -> Result<Self> {
+        let s = &plan.sizes;
+        Ok(Self {
+            activations: Arena::new(s.activations)?,
+            small: Arena::new(s.small)?,
+            packed: Arena::new(s.packed)?,
+            partial: Arena::new(s.partial * CHUNKS)?,
+            scratch: Arena::new(0)?,
+            scratch_threads: 0,
+            packed_from: Vec::new(),
+            ops: Vec::new(),
+            op_gradient: Vec::new(),
+            statistics: vec![0.0; statistics],
+        })
+    }
+
+    /// Runs forward; gives the exports, then (in training) the statistics, in `out`.
+    pub(crate) fn forward(
+        &mut self,
+        plan: &Plan,
+        kernels: &'static Kernels,
+        inputs: Inputs<'_>,
+        exports: &[Export],
+        out: &mut [f32],
+    ) -> Result<()> {
+        let workers = Workers::acquire();
+        self.prepare(plan, &workers)?;
+        self.ops.clear();
+        self.ops.extend_from_slice(inputs.ops);
+        let pack = !same_bits(&self.packed_from, inputs.weights);
+        if pack {
+            count(&COUNTERS.packings);
+            self.packed_from.clear();
+            self.packed_from.extend_from_slice(inputs.weights);
+        }
+        let pass = Pass { plan, kernels, workers: &workers, inputs, arenas: self.arenas() };
+        let statistics = Shared::new(&mut self.statistics);
+        // SAFETY: the arenas belong to this plan (see `Network`), and nobody else uses them now.
+        unsafe {
+            if pack {
+                pass.pack_weights();
+            }
+            pass.forward(exports, Shared::new(out), statistics);
+        }
+        let n = self.statistics.len();
+        if inputs.running.is_none() {
+            let at = out.len() - n;
+            out[at..].copy_from_slice(&self.statistics);
+        }
+        Ok(())
+    }
+
+    /// Runs backward from the gradient of the exports; adds to `weights`, writes `ops`. The last forward pass of these
+    /// buffers must have had these inputs (images and weights are not read again).
+    pub(crate) fn backward(
+        &mut self,
+        plan: &Plan,
+        kernels: &'static Kernels,
+        recorded: Recorded,
+        exports: &[Export],
+        gradient: &[f32],
+        weights: Option<&mut [f32]>,
+        ops: Option<&mut [f32]>,
+    ) -> Result<()> {
+        let workers = Workers::acquire();
+        self.prepare(plan, &workers)?;
+        self.op_gradient.clear();
+        self.op_gradient.resize(self.ops.len(), 0.0);
+        let wanted = Wanted { weights: weights.is_some(), ops: ops.is_some() };
+        let Recorded { batch, evaluation } = recorded;
+        let arenas = self.arenas();
+        let inputs = Inputs {
+            images: &[],
+            weights: &self.packed_from,
+            ops: &self.ops,
+            running: if evaluation { Some(&[]) } else { None },
+            batch,
+            keep: true,
+        };
+        let pass = Pass { plan, kernels, workers: &workers, inputs, arenas };
+        let mut nothing = [];
+        let weights = Shared::new(weights.unwrap_or(&mut nothing));
+        let op_gradient = Shared::new(&mut self.op_gradient);
+        // SAFETY: the arenas belong to this plan and hold its last forward pass; nobody else uses them now.
+        unsafe { pass.backward(exports, gradient, wanted, weights, op_gradient) };
+        if let Some(ops) = ops {
+            for (out, g) in ops.iter_mut().zip(&self.op_gradient) {
+                *out = *g as f32;
+            }
+        }
+        Ok(())
+    }
+
+    fn prepare(&mut self, plan: &Plan, workers: &Workers) -> Result<()> {
+        if self.scratch_threads < workers.threads() {
+            self.scratch_threads = workers.threads();
+            self.scratch = Arena::new(plan.sizes.scratch * self.scratch_threads)?;
+        }
+        Ok(())
+    }
+
+    fn arenas(&self) -> Places {
+        Places {
+            activations: Shared(self.activations.ptr()),
+            small: Shared(self.small.ptr()),
+            packed: Shared(self.packed.ptr()),
+            partial: Shared(self.partial.ptr()),
+            scratch: Shared(self.scratch.ptr()),
+        }
+    }
+}
+
+/// Exact comparison, NaN included, at the speed of `memcmp`.
+pub(crate) fn same_bits(a: &[f32], b: &[f32]) -> bool {
+    // SAFETY: any `f32` is four valid bytes.
+    let bytes =
+        |x: &[f32]| unsafe { std::slice::from_raw_parts(x.as_ptr().cast::<u8>(), size_of_val(x)) };
+    // SAFETY: the lifetimes of the two slices outlive the comparison.
+    a.len() == b.len() && bytes(a) == bytes(b)
+}
+
+impl Pass<'_> {
+    pub(super) unsafe fn activation(&self, at: usize) -> *mut f32 {
+        self.arenas.activations.at(at)
+    }
+    pub(super) unsafe fn small(&self, at: usize) -> *mut f32 {
+        self.arenas.small.at(at)
+    }
+    pub(super) unsafe fn packed(&self, at: usize) -> *mut f32 {
+        self.arenas.packed.at(at)
+    }
+    /// In the partial gradients of a chunk.
+    pub(super) unsafe fn partial(&self, chunk: usize, at: usize) -> *mut f32 {
+        self.arenas.partial.at(chunk * self.plan.sizes.partial + at)
+    }
+    pub(super) unsafe fn scratch(&self, thread: usize, at: usize) -> *mut f32 {
+        self.arenas.scratch.at(thread * self.plan.sizes.scratch + at)
+    }
+
+    /// A raw output of an image, where this pass keeps it.
+    pub(super) unsafe fn raw(&self, raw: &Raw, image: usize) -> *mut f32 {
+        let at = if self.inputs.keep { raw.kept } else { raw.passing };
+        self.activation(at + image * raw.floats)
+    }
+
+    pub(super) fn chunks(&self) -> usize {
+        CHUNKS.min(self.inputs.batch)
+    }
+
+    /// Runs `f(thread, image)` for all images.
+    pub(super) fn images(&self, f: &(dyn Fn(usize, usize) + Sync)) {
+        self.workers.run(self.inputs.batch, f);
+    }
+
+    /// The first inner pixel of an activation tile; blocks are `geometry.block` apart.
+    pub(super) unsafe fn tile(&self, thread: usize, geometry: &Geometry) -> *mut f32 {
+        self.scratch(thread, geometry.tile + geometry.origin)
+    }
+    /// The same of a gradient tile.
+    pub(super) unsafe fn gradient_tile(&self, thread: usize, geometry: &Geometry) -> *mut f32 {
+        self.scratch(thread, geometry.grad + geometry.origin)
+    }
+
+    /// Fills the tile of the input of a bundle's first convolutions.
+    pub(super) unsafe fn source_tile(
+        &self,
+        thread: usize,
+        image: usize,
+        sources: &[usize],
+        conv: &Conv,
+    ) {
+        let g = &self.plan.geometries[conv.geometry_in];
+        let tile = self.tile(thread, g);
+        let mut block = 0;
+        for &s in sources {
+            let s = &self.plan.states[s];
+            let x = self.activation(s.x + image * s.floats);
+            for b in 0..s.blocks {
+                (self.kernels.fill)(&Fill {
+                    out: tile.add(block * g.block),
+                    out_row: g.row,
+                    x: x.add(b * s.pixels() * 16),
+                    rows: g.height,
+                    cols: g.width,
+                    s: std::ptr::null(),
+                    t: std::ptr::null(),
+                    relu: conv.relu,
+                });
+                block += 1;
+            }
+        }
+    }
+
+    /// Fills the tile of a later stage: the normalised output of the stage before it.
+    pub(super) unsafe fn inner_tile(
+        &self,
+        thread: usize,
+        image: usize,
+        before: &Conv,
+        conv: &Conv,
+    ) {
+        let g = &self.plan.geometries[conv.geometry_in];
+        let norm = &self.plan.norms[before.norm];
+        let (tile, z) = (self.tile(thread, g), self.raw(&before.raw, image));
+        for b in 0..before.lanes_out.len() {
+            (self.kernels.fill)(&Fill {
+                out: tile.add(b * g.block),
+                out_row: g.row,
+                x: z.add(b * g.height * g.width * 16),
+                rows: g.height,
+                cols: g.width,
+                s: self.small(norm.values + 2 * norm.padded + b * 16),
+                t: self.small(norm.values + 3 * norm.padded + b * 16),
+                relu: conv.relu,
+            });
+        }
+    }
+}

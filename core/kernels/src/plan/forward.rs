@@ -1,0 +1,314 @@
+//! The forward pass.
+#![expect(
+    unsafe_code,
+    unsafe_op_in_unsafe_fn,
+    reason = "calls kernels on the places that the plan gave; an image only touches its own part"
+)]
+
+use super::exec::{Pass, Shared};
+use super::{Bundle, Conv, State};
+use crate::graph::Export;
+use crate::primitives::{Depthwise, Mix, Pool, Rectify, Scaled, Sum};
+
+/// Floats ahead of a write that its cache line is fetched.
+const AHEAD: usize = 4096;
+/// Pixels times input blocks that are mixed while the depthwise result is in the first cache level.
+const BAND: usize = 256;
+/// Terms of one call of a streaming kernel.
+pub(super) const GROUP: usize = 8;
+
+impl Pass<'_> {
+    pub(super) unsafe fn forward(
+        &self,
+        exports: &[Export],
+        out: Shared<f32>,
+        statistics: Shared<f32>,
+    ) {
+        let states = &self.plan.states;
+        self.images(&|_, image| {
+            self.load_images(&states[0], image);
+            self.derived(&states[0], image);
+        });
+        for state in &states[1..] {
+            for (q, bundle) in state.bundles.iter().enumerate() {
+                // The bundle before is added here, while its raw outputs are in the cache.
+                self.images(&|thread, image| {
+                    if q > 0 {
+                        self.add_bundle(state, &state.bundles[q - 1], image, q > 1);
+                    }
+                    self.first_stage(thread, bundle, image);
+                });
+                for depth in 1..bundle.depth {
+                    self.finalize_stage(bundle, depth - 1, statistics);
+                    self.images(&|thread, image| self.later_stage(thread, bundle, depth, image));
+                }
+                if bundle.depth > 0 {
+                    self.finalize_stage(bundle, bundle.depth - 1, statistics);
+                }
+                self.finalize_pools(state, bundle, statistics);
+                self.bundle_scales(state, bundle);
+            }
+            self.images(&|_, image| {
+                if let Some(last) = state.bundles.last() {
+                    self.add_bundle(state, last, image, state.bundles.len() > 1);
+                }
+                self.derived(state, image);
+            });
+        }
+        let mut at = 0;
+        for export in exports {
+            at += self.export(export, out, at);
+        }
+    }
+
+    unsafe fn load_images(&self, state: &State, image: usize) {
+        let pixels = state.pixels();
+        let x = self.activation(state.x + image * state.floats);
+        let images = &self.inputs.images[image * state.channels * pixels..];
+        for channel in 0..state.channels {
+            let plane = &images[channel * pixels..(channel + 1) * pixels];
+            let out = x.add(channel / 16 * pixels * 16 + channel % 16);
+            for (p, v) in plane.iter().enumerate() {
+                *out.add(p * 16) = *v;
+            }
+        }
+    }
+
+    /// Pools and rectified copy of a finished state.
+    unsafe fn derived(&self, state: &State, image: usize) {
+        let (plane, x) = (state.pixels() * 16, self.activation(state.x + image * state.floats));
+        for pools in &state.pools {
+            for b in 0..state.blocks {
+                let at = (image * state.blocks + b) * pools.pixels * 16;
+                let stats = image * 3 * state.padded() + b * 16;
+                let places = |p: &Option<super::Pooled>| match p {
+                    Some(p) => (self.activation(p.raw.kept + at), self.small(p.part + stats)),
+                    None => (std::ptr::null_mut(), std::ptr::null_mut()),
+                };
+                let ((max, max_stats), (average, average_stats)) =
+                    (places(&pools.max), places(&pools.average));
+                (self.kernels.pool)(&Pool {
+                    x: x.add(b * plane),
+                    height: state.height,
+                    width: state.width,
+                    stride: pools.stride,
+                    max,
+                    index: self.activation(pools.index + at),
+                    average,
+                    max_stats,
+                    average_stats,
+                    stats_row: state.padded(),
+                });
+            }
+        }
+        if let Some(raw) = state.rectified {
+            let out = self.activation(raw.kept + image * raw.floats);
+            std::ptr::write_bytes(out, 0, raw.floats);
+            (self.kernels.rectify)(&Rectify { dx: out, g: x, x, n: raw.floats / 16 });
+        }
+    }
+
+    unsafe fn first_stage(&self, thread: usize, bundle: &Bundle, image: usize) {
+        // Chains with and without a rectifier need different tiles.
+        for relu in [true, false] {
+            let mut ready = false;
+            for (_, chain) in &bundle.chains {
+                let conv = &self.plan.convs[chain[0]];
+                if conv.relu != relu {
+                    continue;
+                }
+                if !ready {
+                    self.source_tile(thread, image, &bundle.sources, conv);
+                    ready = true;
+                }
+                self.conv(thread, conv, image);
+            }
+        }
+    }
+
+    unsafe fn later_stage(&self, thread: usize, bundle: &Bundle, depth: usize, image: usize) {
+        for (_, chain) in bundle.chains.iter().filter(|(_, c)| c.len() > depth) {
+            let (before, conv) =
+                (&self.plan.convs[chain[depth - 1]], &self.plan.convs[chain[depth]]);
+            self.inner_tile(thread, image, before, conv);
+            self.conv(thread, conv, image);
+        }
+    }
+
+    unsafe fn finalize_stage(&self, bundle: &Bundle, depth: usize, statistics: Shared<f32>) {
+        for conv in bundle.chains.iter().filter_map(|(_, c)| c.get(depth)) {
+            self.finalize(&self.plan.norms[self.plan.convs[*conv].norm], statistics);
+        }
+    }
+
+    /// Norms of the terms without a convolution.
+    unsafe fn finalize_pools(&self, state: &State, bundle: &Bundle, statistics: Shared<f32>) {
+        for index in bundle.terms.clone() {
+            if bundle.chains.iter().all(|(term, _)| *term != index) {
+                self.finalize(&self.plan.norms[state.terms[index].norm], statistics);
+            }
+        }
+    }
+
+    /// One convolution of the tile into its raw output, with statistics.
+    unsafe fn conv(&self, thread: usize, conv: &Conv, image: usize) {
+        let g_in = &self.plan.geometries[conv.geometry_in];
+        let g_out = &self.plan.geometries[conv.geometry_out];
+        let stats = self.statistics_of(&self.plan.norms[conv.norm], image);
+        let (z, plane) = (self.raw(&conv.raw, image), g_out.height * g_out.width * 16);
+        let tile = self.tile(thread, g_in);
+        let mix = Mix {
+            out: z,
+            out_step: 16,
+            out_row: g_out.width * 16,
+            out_block: plane,
+            x: tile,
+            x_step: 16 * conv.stride,
+            x_row: conv.stride * g_in.row,
+            x_block: g_in.block,
+            rows: g_out.height,
+            cols: g_out.width,
+            blocks_in: conv.lanes_in.len(),
+            blocks_out: conv.lanes_out.len(),
+            lanes: conv.lanes_in.as_ptr(),
+            taps: conv.taps.as_ptr(),
+            n_taps: conv.taps.len(),
+            w: self.packed(conv.packed),
+            stats,
+            first: true,
+            ahead: AHEAD,
+            add: false,
+        };
+        if conv.depthwise.is_none() {
+            (self.kernels.mix)(&mix);
+            return;
+        }
+        // In bands, so that the depthwise result never leaves the first cache level.
+        let u = self.scratch(thread, self.plan.scratch.depthwise);
+        let band = (BAND / (g_out.width * mix.blocks_in)).clamp(1, g_out.height);
+        for first in (0..g_out.height).step_by(band) {
+            let rows = band.min(g_out.height - first);
+            let block = rows * g_out.width * 16;
+            self.depthwise(thread, conv, first, rows, u);
+            (self.kernels.mix)(&Mix {
+                out: z.add(first * g_out.width * 16),
+                x: u,
+                x_step: 16,
+                x_row: 0,
+                x_block: block,
+                rows: 1,
+                cols: rows * g_out.width,
+                first: first == 0,
+                ..mix
+            });
+        }
+    }
+
+    /// Depthwise results of some rows of the tile, densely into `out`.
+    pub(super) unsafe fn depthwise(
+        &self,
+        thread: usize,
+        conv: &Conv,
+        first: usize,
+        rows: usize,
+        out: *mut f32,
+    ) {
+        let Some(d) = &conv.depthwise else { return };
+        let g_in = &self.plan.geometries[conv.geometry_in];
+        let cols = self.plan.geometries[conv.geometry_out].width;
+        let tile = self.tile(thread, g_in);
+        for b in 0..conv.lanes_in.len() {
+            (self.kernels.depthwise)(&Depthwise {
+                out: out.add(b * rows * cols * 16),
+                out_step: 16,
+                out_row: cols * 16,
+                x: tile.add(b * g_in.block + first * conv.stride * g_in.row),
+                x_step: 16 * conv.stride,
+                x_row: conv.stride * g_in.row,
+                rows,
+                cols,
+                taps: d.taps.as_ptr(),
+                n_taps: d.taps.len(),
+                w: self.packed(d.packed + b * d.kernel * d.kernel * 16),
+                add: false,
+            });
+        }
+    }
+
+    /// Sums scaled planes in groups; `bias` and `add` as in [`Sum`].
+    pub(super) unsafe fn sum(
+        &self,
+        out: *mut f32,
+        n: usize,
+        bias: *const f32,
+        add: bool,
+        planes: impl Iterator<Item = Scaled>,
+    ) {
+        let mut group = [(std::ptr::null(), std::ptr::null()); GROUP];
+        let (mut used, mut bias, mut add) = (0, bias, add);
+        let mut planes = planes.peekable();
+        loop {
+            while used < GROUP
+                && let Some(plane) = planes.next()
+            {
+                group[used] = plane;
+                used += 1;
+            }
+            let (src, n_src) = (group.as_ptr(), used);
+            (self.kernels.sum)(&Sum { out, n, src, n_src, bias, add });
+            if planes.peek().is_none() {
+                return;
+            }
+            (used, bias, add) = (0, std::ptr::null(), true);
+        }
+    }
+
+    unsafe fn add_bundle(&self, state: &State, bundle: &Bundle, image: usize, add: bool) {
+        let plane = state.pixels() * 16;
+        let x = self.activation(state.x + image * state.floats);
+        for b in 0..state.blocks {
+            let bias = self.small(bundle.bias + image * bundle.bias_stride + b * 16);
+            let planes = state.terms[bundle.terms.clone()].iter().map(|t| {
+                let scale = self.small(t.scale + image * t.scale_stride + b * 16);
+                (self.raw(&t.raw, image).add(b * plane).cast_const(), scale.cast_const())
+            });
+            self.sum(x.add(b * plane), state.pixels(), bias, add, planes);
+        }
+    }
+
+    /// Writes an export from `out[at]` on; gives its length.
+    unsafe fn export(&self, export: &Export, out: Shared<f32>, at: usize) -> usize {
+        let states: Vec<&State> = export.states().iter().map(|s| &self.plan.states[s.0]).collect();
+        let channels: usize = states.iter().map(|s| s.channels).sum();
+        let (pixels, relu) = (states[0].pixels(), export.relu());
+        let floor = if relu { 0.0 } else { f32::NEG_INFINITY };
+        let pooled = matches!(export, Export::Pooled { .. });
+        let each = channels * if pooled { 1 } else { pixels };
+        self.images(&|_, image| {
+            let mut to = out.at(at + image * each);
+            for s in &states {
+                for c in 0..s.channels {
+                    let x = self
+                        .activation(s.x + image * s.floats + c / 16 * pixels * 16 + c % 16)
+                        .cast_const();
+                    // Not `max`: NaN must pass.
+                    let value = |p: usize| {
+                        let v = *x.add(p * 16);
+                        if v < floor { floor } else { v }
+                    };
+                    if pooled {
+                        let sum: f64 = (0..pixels).map(|p| f64::from(value(p))).sum();
+                        *to = (sum / pixels as f64) as f32;
+                        to = to.add(1);
+                    } else {
+                        for p in 0..pixels {
+                            *to.add(p) = value(p);
+                        }
+                        to = to.add(pixels);
+                    }
+                }
+            }
+        });
+        self.inputs.batch * each
+    }
+}

@@ -1,0 +1,282 @@
+//! A graph compiled to fixed places in memory.
+//!
+//! Activations are `[image][block][pixel][16 channels]`. A normalisation is never applied in memory: the raw output
+//! `z` of a convolution or pool is kept, and whoever reads it uses `s * z + t`; the gradient through it is
+//! `a * g + b * z + c`. The terms of a state are bundled by their input, and run bundle by bundle, so that raw
+//! outputs are added while they are in the cache.
+
+mod backward;
+mod compile;
+mod exec;
+mod forward;
+mod norm;
+mod pack;
+
+use crate::chain;
+use crate::error::Result;
+use crate::graph::{Graph, Weight};
+use crate::primitives::Tap;
+pub(crate) use exec::{Buffers, Inputs, Recorded, same_bits};
+
+/// Weight gradients are summed over this many fixed parts of the batch, so that results do not depend on the number
+/// of threads.
+const CHUNKS: usize = 4;
+const EPS: f64 = 1e-5;
+
+/// A graph compiled for a largest number of images: where everything lies, and how much memory a run needs.
+///
+/// Fewer images than that give the same bytes as a plan compiled for fewer.
+#[derive(Debug)]
+pub struct Plan {
+    max_batch: usize,
+    /// Border of every tile.
+    pad: usize,
+    states: Vec<State>,
+    convs: Vec<Conv>,
+    norms: Vec<Norm>,
+    geometries: Vec<Geometry>,
+    /// Two parameters of the graph overlap: gradients must be added one after the other.
+    shared_weights: bool,
+    /// Intermediate gradients of a bundle's chains.
+    inner_gradients: Vec<usize>,
+    sizes: Sizes,
+    scratch: Scratch,
+}
+
+/// Floats of each arena.
+#[derive(Debug, Default, Clone, Copy)]
+struct Sizes {
+    activations: usize,
+    small: usize,
+    packed: usize,
+    /// Of one chunk.
+    partial: usize,
+    /// Of one thread.
+    scratch: usize,
+}
+
+/// Dense planes in a thread's scratch memory.
+#[derive(Debug, Default, Clone, Copy)]
+struct Scratch {
+    depthwise: usize,
+    lazy: usize,
+    inner: usize,
+    input: usize,
+}
+
+/// A size of image, and its padded tiles in a thread's scratch memory.
+#[derive(Debug, Clone, Copy)]
+struct Geometry {
+    height: usize,
+    width: usize,
+    /// Floats of a padded row and of a padded block.
+    row: usize,
+    block: usize,
+    /// From the start of a block to its first inner pixel.
+    origin: usize,
+    /// Blocks needed, then place: activations, gradients.
+    tile_blocks: usize,
+    tile: usize,
+    grad_blocks: usize,
+    grad: usize,
+}
+
+/// A raw output: its place when gradients will follow, its place when they will not, floats of an image.
+#[derive(Debug, Clone, Copy)]
+struct Raw {
+    kept: usize,
+    passing: usize,
+    floats: usize,
+}
+
+/// Statistics and scale of a raw output. Without a normalisation the scale is 1.
+#[derive(Debug)]
+struct Norm {
+    norm: Option<chain::Norm>,
+    channels: usize,
+    padded: usize,
+    pixels: usize,
+    /// `[image][sum, square, shift][padded]`, filled by the kernels.
+    part: usize,
+    /// `[mean, r, s, t][padded]`.
+    values: usize,
+}
+
+/// The lazy gradient `a * g + b * z + c`: `a` at `a + image * a_stride`, then `b` and `c` of all images.
+#[derive(Debug, Clone, Copy)]
+struct Coefficients {
+    a: usize,
+    a_stride: usize,
+    b: usize,
+    c: usize,
+}
+
+/// Neighbouring input channels and the lanes they lie in.
+#[derive(Debug, Clone, Copy)]
+struct Run {
+    channel: usize,
+    lane: usize,
+    len: usize,
+}
+
+/// Output pixels `row % stride, col % stride` of an input gradient, and the taps that reach them.
+#[derive(Debug)]
+struct Parity {
+    row: usize,
+    col: usize,
+    rows: usize,
+    cols: usize,
+    taps: Vec<Tap>,
+}
+
+#[derive(Debug)]
+struct Depthwise {
+    kernel: usize,
+    dilation: usize,
+    weight: usize,
+    packed: usize,
+    taps: Vec<Tap>,
+    parities: Vec<Parity>,
+}
+
+/// Where an output channel and a tap have their weights in the flat vector.
+#[derive(Debug, Clone, Copy)]
+enum MixWeights {
+    /// `[out, in, taps]`.
+    Dense(usize),
+    /// Tap 0 has the first `half` output channels, tap 1 the others.
+    Factorized { even: usize, odd: usize, half: usize },
+}
+
+#[derive(Debug)]
+struct Conv {
+    relu: bool,
+    stride: usize,
+    depthwise: Option<Depthwise>,
+    weights: MixWeights,
+    /// Taps of the channel mix: on the tile, or on the depthwise result.
+    taps: Vec<Tap>,
+    /// Of the channel mix; empty after a depthwise part.
+    parities: Vec<Parity>,
+    inputs: usize,
+    outputs: usize,
+    runs: Vec<Run>,
+    lanes_in: Vec<u32>,
+    lanes_out: Vec<u32>,
+    /// `[tap][out block][in lane][16 out]` and `[tap][in block][out lane][16 in]`.
+    packed: usize,
+    packed_back: usize,
+    geometry_in: usize,
+    geometry_out: usize,
+    raw: Raw,
+    norm: usize,
+    /// Place in a chunk of partial gradients: depthwise, then `[tap][out lane][in lane]`.
+    partial: usize,
+    partial_mix: usize,
+    /// If another stage follows: `[image][sum, dot][padded]` and the lazy gradient.
+    sums: usize,
+    coefficients: Coefficients,
+}
+
+#[derive(Debug)]
+struct Term {
+    raw: Raw,
+    norm: usize,
+    weight: Weight,
+    /// Factors of the raw output: `weight * s`, for each image `scale_stride` apart (or 0).
+    scale: usize,
+    scale_stride: usize,
+    coefficients: Coefficients,
+    /// `[image][padded]`: sums of gradient * raw output.
+    dot: usize,
+}
+
+/// The terms of a state with one input.
+#[derive(Debug)]
+struct Bundle {
+    sources: Vec<usize>,
+    /// In [`State::terms`].
+    terms: std::ops::Range<usize>,
+    /// Convolutions of each chain, with the position of its term.
+    chains: Vec<(usize, Vec<usize>)>,
+    depth: usize,
+    bias: usize,
+    bias_stride: usize,
+}
+
+/// A pool of a state, shared by all terms that read it.
+#[derive(Debug)]
+struct Pooled {
+    raw: Raw,
+    part: usize,
+    /// `[b, c]` of all its consumers.
+    gradient: usize,
+    /// (state, term).
+    consumers: Vec<(usize, usize)>,
+}
+
+#[derive(Debug)]
+struct Pools {
+    stride: usize,
+    max: Option<Pooled>,
+    average: Option<Pooled>,
+    index: usize,
+    pixels: usize,
+}
+
+#[derive(Debug)]
+struct State {
+    channels: usize,
+    blocks: usize,
+    height: usize,
+    width: usize,
+    /// Floats of an image.
+    floats: usize,
+    x: usize,
+    dx: usize,
+    terms: Vec<Term>,
+    bundles: Vec<Bundle>,
+    pools: Vec<Pools>,
+    /// Terms that are this state itself.
+    identities: Vec<(usize, usize)>,
+    rectified: Option<Raw>,
+    rectified_consumers: Vec<(usize, usize)>,
+    /// `[image][padded]`: sum of the gradient.
+    gradient_sum: usize,
+    /// Trainable weights, or operation weights, at or below this state.
+    has_weights: bool,
+    has_ops: bool,
+}
+
+impl State {
+    fn pixels(&self) -> usize {
+        self.height * self.width
+    }
+    fn padded(&self) -> usize {
+        self.blocks * 16
+    }
+}
+
+impl Plan {
+    /// Compiles `graph` for up to `max_batch` images.
+    pub fn compile(graph: &Graph, max_batch: usize) -> Result<Self> {
+        compile::compile(graph, max_batch.max(1))
+    }
+
+    /// Bytes that running `graph` with this many images takes, at the present number of threads.
+    pub fn estimate_bytes(graph: &Graph, max_batch: usize) -> Result<usize> {
+        Ok(Self::compile(graph, max_batch)?.arena_bytes())
+    }
+
+    /// Bytes of all buffers of a run with gradients, at the present number of threads.
+    pub fn arena_bytes(&self) -> usize {
+        let s = &self.sizes;
+        let scratch = s.scratch * crate::threads::threads();
+        (s.activations + s.small + s.packed + s.partial * CHUNKS + scratch) * size_of::<f32>()
+    }
+
+    /// The largest number of images.
+    pub fn max_batch(&self) -> usize {
+        self.max_batch
+    }
+}

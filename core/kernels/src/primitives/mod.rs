@@ -1,0 +1,140 @@
+//! The kernels: one image, raw planes `[block][pixel][16]`, strides in floats.
+//!
+//! Contract of every kernel: the instruction set of its table is available, and all the addresses that its
+//! argument describes (rows, columns, blocks and taps) lie inside live allocations, outputs exclusively.
+#![expect(
+    unsafe_code,
+    unsafe_op_in_unsafe_fn,
+    clippy::needless_range_loop,
+    clippy::missing_safety_doc,
+    reason = "kernel bodies over raw planes, under the contract above; plain indices unroll predictably"
+)]
+
+pub(crate) mod depthwise;
+pub(crate) mod mix;
+pub(crate) mod pool;
+pub(crate) mod stream;
+
+use std::sync::OnceLock;
+
+pub(crate) use depthwise::{Depthwise, DepthwiseWeight, Tap};
+pub(crate) use mix::{Mix, MixWeight};
+pub(crate) use pool::{Pool, PoolBack};
+pub(crate) use stream::{Dots, Fill, Lazy, Mask, Rectify, Scaled, Sum};
+
+/// The kernels of one instruction set.
+pub(crate) struct Kernels {
+    pub name: &'static str,
+    pub depthwise: unsafe fn(&Depthwise),
+    pub depthwise_weight: unsafe fn(&DepthwiseWeight),
+    pub mix: unsafe fn(&Mix),
+    pub mix_weight: unsafe fn(&MixWeight),
+    pub sum: unsafe fn(&Sum),
+    pub dots: unsafe fn(&Dots),
+    pub fill: unsafe fn(&Fill),
+    pub lazy: unsafe fn(&Lazy),
+    pub mask: unsafe fn(&Mask),
+    pub rectify: unsafe fn(&Rectify),
+    pub pool: unsafe fn(&Pool),
+    pub pool_back: unsafe fn(&PoolBack),
+}
+
+/// Tile sizes: a depthwise tile has `rows x pixels`, a mixing tile `pixels x blocks` of output, its weight gradient
+/// `out x in`; `k3` and `k5` are the kernel rows of one pass of the depthwise weight gradient; `wide` turns on the
+/// sliding depthwise kernel, which needs 32 wide registers.
+macro_rules! table {
+    ($name:ident, $V:ty, rows $R:literal, pixels $P:literal, wide $W:literal, blocks $Q:literal,
+     out $M:literal, in $N:literal, k3 $R3:literal, k5 $R5:literal, $(#[$feature:meta])*) => {
+        mod $name {
+            use super::*;
+            use crate::simd;
+
+            table!(@wrap [$(#[$feature])*]
+                depthwise(Depthwise) depthwise::depthwise::<$V, $R, $P, $W>;
+                depthwise_weight(DepthwiseWeight) depthwise::depthwise_weight::<$V, $R3, $R5>;
+                mix(Mix) mix::mix::<$V, $P, $Q>;
+                mix_weight(MixWeight) mix::mix_weight::<$V, $M, $N>;
+                sum(Sum) stream::sum::<$V, $P>;
+                dots(Dots) stream::dots::<$V>;
+                fill(Fill) stream::fill::<$V>;
+                lazy(Lazy) stream::lazy::<$V>;
+                mask(Mask) stream::mask::<$V>;
+                rectify(Rectify) stream::rectify::<$V>;
+                pool(Pool) pool::pool::<$V>;
+                pool_back(PoolBack) pool::pool_back::<$V>;
+            );
+            pub(super) static TABLE: Kernels = Kernels {
+                name: stringify!($name),
+                depthwise,
+                depthwise_weight,
+                mix,
+                mix_weight,
+                sum,
+                dots,
+                fill,
+                lazy,
+                mask,
+                rectify,
+                pool,
+                pool_back,
+            };
+        }
+    };
+    (@wrap $features:tt $($f:ident($T:ty) $body:expr;)*) => {
+        $(table!(@one $features $f $T, $body);)*
+    };
+    (@one [$(#[$feature:meta])*] $f:ident $T:ty, $body:expr) => {
+        $(#[$feature])*
+        unsafe fn $f(a: &$T) {
+            $body(a)
+        }
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+table!(avx512, simd::Avx512, rows 2, pixels 8, wide true, blocks 2, out 8, in 2, k3 3, k5 5,
+    #[target_feature(enable = "avx512f,avx512dq,avx512vl,avx512bw,avx2,fma")]);
+#[cfg(target_arch = "x86_64")]
+table!(avx2, simd::Avx2, rows 1, pixels 4, wide false, blocks 1, out 4, in 1, k3 1, k5 1,
+    #[target_feature(enable = "avx2,fma")]);
+#[cfg(target_arch = "aarch64")]
+table!(neon, simd::Neon, rows 1, pixels 4, wide false, blocks 1, out 4, in 1, k3 1, k5 1,
+    #[target_feature(enable = "neon")]);
+table!(portable, simd::Array, rows 1, pixels 2, wide false, blocks 1, out 4, in 1, k3 1, k5 1,);
+
+/// The table called `name` if this machine can run it; without a name, the fastest one.
+pub(crate) fn table(name: Option<&str>) -> Option<&'static Kernels> {
+    let available = available();
+    match name {
+        None => available.first().copied(),
+        Some(name) => available.into_iter().find(|k| k.name == name),
+    }
+}
+
+/// What this machine can run, fastest first.
+pub(crate) fn available() -> Vec<&'static Kernels> {
+    let mut tables: Vec<&'static Kernels> = Vec::new();
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::is_x86_feature_detected as has;
+        if has!("avx512f") && has!("avx512bw") && has!("avx512vl") && has!("avx512dq") {
+            tables.push(&avx512::TABLE);
+        }
+        if has!("avx2") && has!("fma") {
+            tables.push(&avx2::TABLE);
+        }
+    }
+    #[cfg(target_arch = "aarch64")]
+    tables.push(&neon::TABLE);
+    tables.push(&portable::TABLE);
+    tables
+}
+
+/// The table of this process: the one `TETLO_SIMD` names if this machine has it, else the fastest.
+pub(crate) fn default_table() -> &'static Kernels {
+    static CHOSEN: OnceLock<&'static Kernels> = OnceLock::new();
+    CHOSEN.get_or_init(|| {
+        let wanted = std::env::var("TETLO_SIMD").ok();
+        table(wanted.as_deref()).or_else(|| table(None)).unwrap_or(&portable::TABLE)
+    })
+}

@@ -1,0 +1,122 @@
+//! AVX-512 (one register) and AVX2 with FMA (two registers).
+
+use core::arch::x86_64::*;
+
+use super::Simd;
+
+#[derive(Clone, Copy)]
+pub(crate) struct Avx512(__m512);
+
+impl Simd for Avx512 {
+    #[inline(always)]
+    unsafe fn load(p: *const f32) -> Self {
+        Self(_mm512_loadu_ps(p))
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32) {
+        _mm512_storeu_ps(p, self.0);
+    }
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self {
+        Self(_mm512_set1_ps(x))
+    }
+    #[inline(always)]
+    unsafe fn fma(a: Self, b: Self, c: Self) -> Self {
+        Self(_mm512_fmadd_ps(a.0, b.0, c.0))
+    }
+    #[inline(always)]
+    unsafe fn add(self, o: Self) -> Self {
+        Self(_mm512_add_ps(self.0, o.0))
+    }
+    #[inline(always)]
+    unsafe fn sub(self, o: Self) -> Self {
+        Self(_mm512_sub_ps(self.0, o.0))
+    }
+    #[inline(always)]
+    unsafe fn mul(self, o: Self) -> Self {
+        Self(_mm512_mul_ps(self.0, o.0))
+    }
+    #[inline(always)]
+    unsafe fn max(self, o: Self) -> Self {
+        Self(_mm512_max_ps(self.0, o.0))
+    }
+    #[inline(always)]
+    unsafe fn where_positive(x: Self, g: Self) -> Self {
+        let mask = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(x.0, _mm512_setzero_ps());
+        Self(_mm512_maskz_mov_ps(mask, g.0))
+    }
+    #[inline(always)]
+    unsafe fn where_greater(a: Self, b: Self, x: Self, y: Self) -> Self {
+        Self(_mm512_mask_mov_ps(y.0, _mm512_cmp_ps_mask::<_CMP_GT_OQ>(a.0, b.0), x.0))
+    }
+    #[inline(always)]
+    unsafe fn where_equal(a: Self, b: Self, x: Self) -> Self {
+        Self(_mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_EQ_OQ>(a.0, b.0), x.0))
+    }
+    #[inline(always)]
+    unsafe fn soon_written(p: *mut f32) {
+        _mm_prefetch::<_MM_HINT_ET0>(p.cast::<i8>().cast_const());
+    }
+}
+
+#[derive(Clone, Copy)]
+pub(crate) struct Avx2(__m256, __m256);
+
+impl Simd for Avx2 {
+    #[inline(always)]
+    unsafe fn load(p: *const f32) -> Self {
+        Self(_mm256_loadu_ps(p), _mm256_loadu_ps(p.add(8)))
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32) {
+        _mm256_storeu_ps(p, self.0);
+        _mm256_storeu_ps(p.add(8), self.1);
+    }
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self {
+        let v = _mm256_set1_ps(x);
+        Self(v, v)
+    }
+    #[inline(always)]
+    unsafe fn fma(a: Self, b: Self, c: Self) -> Self {
+        Self(_mm256_fmadd_ps(a.0, b.0, c.0), _mm256_fmadd_ps(a.1, b.1, c.1))
+    }
+    #[inline(always)]
+    unsafe fn add(self, o: Self) -> Self {
+        Self(_mm256_add_ps(self.0, o.0), _mm256_add_ps(self.1, o.1))
+    }
+    #[inline(always)]
+    unsafe fn sub(self, o: Self) -> Self {
+        Self(_mm256_sub_ps(self.0, o.0), _mm256_sub_ps(self.1, o.1))
+    }
+    #[inline(always)]
+    unsafe fn mul(self, o: Self) -> Self {
+        Self(_mm256_mul_ps(self.0, o.0), _mm256_mul_ps(self.1, o.1))
+    }
+    #[inline(always)]
+    unsafe fn max(self, o: Self) -> Self {
+        Self(_mm256_max_ps(self.0, o.0), _mm256_max_ps(self.1, o.1))
+    }
+    #[inline(always)]
+    unsafe fn where_positive(x: Self, g: Self) -> Self {
+        let zero = _mm256_setzero_ps();
+        Self(
+            _mm256_and_ps(_mm256_cmp_ps::<_CMP_GT_OQ>(x.0, zero), g.0),
+            _mm256_and_ps(_mm256_cmp_ps::<_CMP_GT_OQ>(x.1, zero), g.1),
+        )
+    }
+    #[inline(always)]
+    unsafe fn where_greater(a: Self, b: Self, x: Self, y: Self) -> Self {
+        Self(
+            _mm256_blendv_ps(y.0, x.0, _mm256_cmp_ps::<_CMP_GT_OQ>(a.0, b.0)),
+            _mm256_blendv_ps(y.1, x.1, _mm256_cmp_ps::<_CMP_GT_OQ>(a.1, b.1)),
+        )
+    }
+    #[inline(always)]
+    unsafe fn where_equal(a: Self, b: Self, x: Self) -> Self {
+        Self(
+            _mm256_and_ps(_mm256_cmp_ps::<_CMP_EQ_OQ>(a.0, b.0), x.0),
+            _mm256_and_ps(_mm256_cmp_ps::<_CMP_EQ_OQ>(a.1, b.1), x.1),
+        )
+    }
+}
