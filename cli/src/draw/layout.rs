@@ -385,11 +385,11 @@ mod tests {
     fn each_edge_and_each_member_of_the_output_is_drawn() {
         for cell in cells() {
             let layout = layout(&cell);
-            let into = |x: f64| layout.wires.iter().filter(|w| w.to.0 == x).count();
+            let into = |x: f64| layout.wires.iter().filter(|w| (w.to.0 - x).abs() < 1e-9).count();
             let output = layout.output.0 - TERMINAL;
             assert_eq!(into(output), cell.concat.len(), "{cell:?}");
             for placed in &layout.boxes {
-                let at = |w: &&Wire| w.to.0 == placed.left && w.to.1 == placed.y;
+                let at = |w: &&Wire| (w.to.0 - placed.left).hypot(w.to.1 - placed.y) < 1e-9;
                 assert_eq!(layout.wires.iter().filter(at).count(), 1, "{placed:?}");
             }
         }

@@ -36,7 +36,7 @@ struct Example {
 
 impl Example {
     fn plain() -> Self {
-        let methods = vec!["first-order", "second-order", "with transfer", "random"];
+        let methods = vec!["first-order", "second-order", "with transfer", "chance"];
         Self { seeds: 3, synthetic: false, methods, broken: None }
     }
 
@@ -60,7 +60,8 @@ impl Example {
                     task: "clothes".into(),
                     seed,
                 };
-                plan += &format!("{}\n", serde_json::to_string(&name).unwrap());
+                plan += &serde_json::to_string(&name).unwrap();
+                plan.push('\n');
                 let folder = dir.join("trials").join(&name.trial_id);
                 let broken = self.broken == Some(method);
                 let outcome = if broken && seed + 1 == self.seeds {
@@ -118,10 +119,10 @@ fn events(seed: u64, method: usize) -> String {
     let mut out = String::new();
     let mut event = |step: usize, epoch: usize, name: &str, value: f64| {
         let phase = name.split('/').next().unwrap();
-        out += &format!(
-            "{}\n",
-            json!({"step": step, "epoch": epoch, "phase": phase, "name": name, "value": value})
-        );
+        let event =
+            json!({"step": step, "epoch": epoch, "phase": phase, "name": name, "value": value});
+        out += &event.to_string();
+        out.push('\n');
     };
     for epoch in 0..6 {
         let t = epoch as f64;
@@ -198,7 +199,8 @@ fn well_formed(markup: &str) {
 }
 
 fn text(report: &Report) -> String {
-    notes(report).iter().map(|n| format!("{}: {}\n", n.title, n.text)).collect()
+    let notes: Vec<_> = notes(report).iter().map(|n| format!("{}: {}", n.title, n.text)).collect();
+    notes.join("\n")
 }
 
 #[test]
@@ -281,11 +283,11 @@ fn notes_say_what_three_seeds_cannot_show() {
 
 #[test]
 fn notes_name_failures_missing_trials_and_synthetic_data() {
-    let example = Example { synthetic: true, broken: Some("random"), ..Example::plain() };
+    let example = Example { synthetic: true, broken: Some("chance"), ..Example::plain() };
     let report = example.load();
     let text = text(&report);
-    assert!(text.contains("1 of 12 trials failed and is left out, which may flatter the method: random seed 2 on clothes (training loss <nan> is not finite)."), "{text}");
-    assert!(text.contains("1 of 12 trials has not finished: random seed 1 on clothes."), "{text}");
+    assert!(text.contains("1 of 12 trials failed and is left out, which may flatter the method: chance seed 2 on clothes (training loss <nan> is not finite)."), "{text}");
+    assert!(text.contains("1 of 12 trials has not finished: chance seed 1 on clothes."), "{text}");
     assert!(
         text.contains("Methods have between 1 and 3 finished seeds a task; a single run"),
         "{text}"
@@ -318,13 +320,13 @@ fn six_seeds_can_be_significant() {
 
 #[test]
 fn forms_for_papers_and_terminals() {
-    let report = Example { methods: vec!["first-order", "random"], ..Example::plain() }.load();
+    let report = Example { methods: vec!["first-order", "chance"], ..Example::plain() }.load();
     let plain = table(&report.summary, Look::Plain);
     let expected = [
         " method          test accuracy   n   params     MACs   skips   search s   retrain s    memory\n",
         "──────────────────────────────────────────────────────────────────────────────────────────────\n",
         " first-order   0.8367 ± 0.0083   3   52.2 k   4.10 M     3.7       41.5        30.2   350 MiB\n",
-        " random        0.8497 ± 0.0093   3   52.2 k   4.10 M     3.7       42.5        30.2   350 MiB\n",
+        " chance        0.8497 ± 0.0093   3   52.2 k   4.10 M     3.7       42.5        30.2   350 MiB\n",
     ];
     let expected = expected.concat();
     assert_eq!(plain, expected, "\n{plain}");
@@ -347,17 +349,17 @@ fn forms_for_papers_and_terminals() {
     for line in [
         "# made up",
         "| Method | test accuracy (test split) | 95 % interval | n | failed | Parameters | Multiply-adds | Skips | Search s | Retrain s | Peak memory |",
-        "| random | 0.8497 ± 0.0093 | 0.8420 – 0.8600 | 3 | 0 | 52.2 k | 4.10 M | 3.7 | 42.5 | 30.2 | 350 MiB |",
-        "| first-order | random | 3 | \u{2212}0.0130 | wilcoxon | 0 | 0.250 | 0.250 | \u{2212}1 (rank-biserial) | with 3 unequal pairs no two-sided p below 0.25 is possible |",
+        "| chance | 0.8497 ± 0.0093 | 0.8420 – 0.8600 | 3 | 0 | 52.2 k | 4.10 M | 3.7 | 42.5 | 30.2 | 350 MiB |",
+        "| first-order | chance | 3 | \u{2212}0.0130 | wilcoxon | 0 | 0.250 | 0.250 | \u{2212}1 (rank-biserial) | with 3 unequal pairs no two-sided p below 0.25 is possible |",
         // Differences −0.012, −0.013, −0.014: t = −0.013 √3 / 0.001, p = 1 − |t|/√(2 + t²), d = −13.
-        "| first-order | random | 3 | \u{2212}0.0130 | paired-t | \u{2212}22.52 | 0.002 | 0.002 | \u{2212}13 (cohen-dz) | 3 pairs cannot show that differences are normal |",
+        "| first-order | chance | 3 | \u{2212}0.0130 | paired-t | \u{2212}22.52 | 0.002 | 0.002 | \u{2212}13 (cohen-dz) | 3 pairs cannot show that differences are normal |",
     ] {
         assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
     }
     let tex = latex(&report);
     assert!(
         tex.contains(
-            "    random & $0.8487 \\pm 0.0083$ & 3 & 52.2\\,k & 4.10\\,M & 3.7 & 42.5 & 30.2 \\\\\n"
+            "    chance & $0.8497 \\pm 0.0093$ & 3 & 52.2\\,k & 4.10\\,M & 3.7 & 42.5 & 30.2 \\\\\n"
         ),
         "{tex}"
     );
@@ -367,7 +369,7 @@ fn forms_for_papers_and_terminals() {
 #[test]
 fn unfinished_comparisons_can_be_read_and_broken_files_are_named() {
     let dir = tempfile::tempdir().unwrap();
-    let example = Example { broken: Some("random"), ..Example::plain() };
+    let example = Example { broken: Some("chance"), ..Example::plain() };
     example.write(dir.path());
     let whole = Report::load(dir.path()).unwrap();
     std::fs::remove_file(dir.path().join("summary.json")).unwrap();

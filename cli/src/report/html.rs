@@ -7,8 +7,8 @@ use super::notes::notes;
 use super::strip::strip;
 use super::table::best;
 use super::text::{
-    bytes, count, escape, list, mean_std, metric, p_value, plural, seconds, short, signed, skips,
-    value,
+    bytes, capital, count, escape, list, mean_std, metric, p_value, plural, seconds, short, signed,
+    skips, value,
 };
 use crate::draw::cell_svg;
 use std::fmt::Write as _;
@@ -189,11 +189,6 @@ fn results(out: &mut String, report: &Report, task: &str) {
     out.push_str(&strip(&methods).unwrap_or_default());
 }
 
-fn capital(text: &str) -> String {
-    let mut chars = text.chars();
-    chars.next().map_or(String::new(), |c| c.to_uppercase().collect::<String>() + chars.as_str())
-}
-
 /// One row a pair, both tests in it.
 fn tests(out: &mut String, report: &Report, task: &str) {
     let all = || report.summary.tests.iter().filter(|t| t.task == task);
@@ -345,9 +340,9 @@ fn architecture(out: &mut String, record: &TrialRecord) {
             cell_svg(&label, cell)
         );
     }
-    let _ = write!(
+    let _ = writeln!(
         out,
-        "</div><details class=\"source\"><summary>as text</summary><pre>{}</pre></details></figure>\n",
+        "</div><details class=\"source\"><summary>as text</summary><pre>{}</pre></details></figure>",
         escape(&genotype.to_python())
     );
 }

@@ -1,7 +1,7 @@
 //! What a reader must know before the numbers: the honest notes on a comparison.
 
 use super::load::{Report, TrialRecord};
-use super::text::{list, p_value, plural};
+use super::text::{capital, list, metric, p_value, plural};
 use tetlo_engine::statistics::LEVEL;
 use tetlo_engine::summary::{Outcome, TestSummary};
 
@@ -131,31 +131,29 @@ fn significance(report: &Report, task: &str) -> Option<Note> {
         family(test).filter(|t| t.p_holm.is_some_and(|p| p <= LEVEL)).map(verdict).collect()
     };
     let (ranks, t) = (found("wilcoxon"), found("paired-t"));
-    let mut text = on;
-    if bound > LEVEL {
-        text += &format!(
-            "With {} in common the smallest two-sided p of the signed-rank test is {smallest}",
+    let by_ranks = if bound > LEVEL {
+        let after = match pairs {
+            1 => String::new(),
+            _ => format!(" ({bound} after Holm over {pairs} pairs)"),
+        };
+        format!(
+            "with {} in common the smallest two-sided p of the signed-rank test is \
+             {smallest}{after}: it cannot call any difference significant at {LEVEL}, whatever the \
+             values",
             plural(most, "seed")
-        );
-        if pairs > 1 {
-            text += &format!(" ({bound} after Holm over {pairs} pairs)");
-        }
-        text += &format!(
-            ": it cannot call any difference significant at {LEVEL}, whatever the values. "
-        );
+        )
     } else if ranks.is_empty() {
-        text += &format!(
-            "No difference is significant at {LEVEL} by the signed-rank test after Holm. "
-        );
+        format!("no difference is significant at {LEVEL} by the signed-rank test after Holm")
     } else {
-        text += &format!("Significant by the signed-rank test after Holm: {}. ", list(&ranks));
-    }
-    if t.is_empty() {
-        text += &format!("The paired t-test finds none significant at {LEVEL} after Holm.");
+        format!("significant by the signed-rank test after Holm: {}", list(&ranks))
+    };
+    let by_t = if t.is_empty() {
+        format!("The paired t-test finds none significant at {LEVEL} after Holm.")
     } else {
-        text +=
-            &format!("The paired t-test, which assumes normal differences, finds: {}.", list(&t));
-    }
+        format!("The paired t-test, which assumes normal differences, finds: {}.", list(&t))
+    };
+    let by_ranks = if on.is_empty() { capital(&by_ranks) } else { by_ranks };
+    let text = format!("{on}{by_ranks}. {by_t}");
     Some(note(bound > LEVEL || (ranks.is_empty() && t.is_empty()), "Significance", text))
 }
 
@@ -171,10 +169,10 @@ fn splits(report: &Report) -> Note {
     let mut metrics: Vec<String> = vec![];
     let mut only_test = true;
     for method in &report.summary.methods {
-        let Some(metric) = &method.metric else { continue };
-        let split = report.summary.split(&method.task, metric).unwrap_or("unknown");
+        let Some(name) = &method.metric else { continue };
+        let split = report.summary.split(&method.task, name).unwrap_or("unknown");
         only_test &= split == "test";
-        let text = format!("{} is computed on the {split} split", super::text::metric(metric));
+        let text = format!("{} is computed on the {split} split", metric(name));
         if !metrics.contains(&text) {
             metrics.push(text);
         }
@@ -183,7 +181,8 @@ fn splits(report: &Report) -> Note {
         "Architectures were chosen on the validation split, which is held out of the training data",
     );
     if !metrics.is_empty() {
-        text += &format!("; {}", list(&metrics));
+        text += "; ";
+        text += &list(&metrics);
     }
     text += if only_test {
         ", once, at the end. Nothing was selected on the test split."

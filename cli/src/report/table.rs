@@ -21,8 +21,9 @@ pub fn table(summary: &Summary, look: Look) -> String {
     let mut out = String::new();
     for (i, task) in tasks.iter().enumerate() {
         if tasks.len() > 1 {
-            let before = if i == 0 { "" } else { "\n" };
-            out += &format!("{before}{task}\n");
+            out += if i == 0 { "" } else { "\n" };
+            out += task;
+            out += "\n";
         }
         out += &task_table(summary, task, look);
     }

@@ -52,12 +52,10 @@ pub fn count(v: Option<f64>) -> String {
         v if v < 999.5e6 => (v / 1e6, "M"),
         v => (v / 1e9, "G"),
     };
-    let decimals = if scaled < 9.995 {
-        2
-    } else if scaled < 99.95 {
-        1
-    } else {
-        0
+    let decimals = match scaled {
+        v if v < 9.995 => 2,
+        v if v < 99.95 => 1,
+        _ => 0,
     };
     format!("{scaled:.decimals$} {unit}")
 }
@@ -143,6 +141,12 @@ pub fn list(items: &[String]) -> String {
 /// A metric's name for people: `test_accuracy` is `test accuracy`.
 pub fn metric(name: &str) -> String {
     name.replace('_', " ")
+}
+
+/// The text with a capital first letter.
+pub fn capital(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map_or(String::new(), |c| c.to_uppercase().collect::<String>() + chars.as_str())
 }
 
 #[cfg(test)]

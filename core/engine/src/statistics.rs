@@ -81,7 +81,7 @@ fn standard_deviation(values: &[f64]) -> f64 {
     (squares / (values.len() - 1) as f64).sqrt()
 }
 
-/// Quantile by linear interpolation between order statistics (type 7, NumPy's default).
+/// Quantile by linear interpolation between order statistics (type 7, as `numpy.quantile`).
 fn quantile(sorted: &[f64], q: f64) -> f64 {
     let place = q * (sorted.len() - 1) as f64;
     let below = place.floor() as usize;
@@ -212,7 +212,7 @@ fn exact_tail(twice_ranks: &[usize], least: usize) -> f64 {
 ///
 /// t = d̄ √n / s with the mean d̄ and the standard deviation s (n − 1) of the differences a − b;
 /// p from Student's distribution with n − 1 degrees of freedom,
-/// I_{ν/(ν+t²)}(ν/2, 1/2) with the regularised incomplete beta function I. Effect: d_z = d̄ / s.
+/// I_{ν/(ν+t²)}(ν/2, 1/2) with the regularised incomplete beta function I. Effect: `d_z` = d̄ / s.
 /// It assumes normal differences, which few seeds cannot show.
 pub fn paired_t(pairs: &[(f64, f64)]) -> PairedTest {
     match pairs.len() {
@@ -303,7 +303,8 @@ mod tests {
     #[test]
     fn the_bootstrap_knows_its_distribution() {
         // Two values: the mean of a resample is 0 (1/4), 1/2 (1/2) or 1 (1/4).
-        assert_eq!(describe(&[0.0, 1.0]).unwrap().ci95, [0.0, 1.0]);
+        let [low, high] = describe(&[0.0, 1.0]).unwrap().ci95;
+        assert_eq!((low, high), (0.0, 1.0));
         // Many values: mean ± 1.96 s/√n, up to sampling error.
         let mut stream = Key::new(5, Purpose::Problem).stream();
         let values: Vec<f64> = (0..400).map(|_| stream.normal()).collect();
@@ -383,7 +384,7 @@ mod tests {
         assert!(holm(&[]).is_empty());
     }
 
-    /// SciPy's answers (tests/fixtures/scripts/statistics_reference.py).
+    /// The answers of `scipy.stats` (`tests/fixtures/scripts/statistics_reference.py`).
     #[test]
     fn scipy_agrees() {
         #[derive(Deserialize)]
@@ -448,7 +449,7 @@ mod tests {
         }
     }
 
-    /// `scipy.stats.wilcoxon(d)` of SciPy 1.17.1 on either side of the exact range.
+    /// `scipy.stats.wilcoxon(d)`, version 1.17.1, on either side of the exact range.
     #[test]
     fn scipy_agrees_on_many_pairs() {
         let plain = |n: i32| -> Vec<f64> {

@@ -42,6 +42,7 @@ for (const svg of document.querySelectorAll("svg[data-chart]")) {
     const x = box.left - frame.left + nearest[0] / scale;
     const right = x + 12 + tip.offsetWidth > frame.width;
     tip.style.left = Math.max(4, right ? x - tip.offsetWidth - 12 : x + 12) + "px";
-    tip.style.top = (box.top - frame.top + 8) + "px";
+    // Below the plot, so that it hides no curve.
+    tip.style.top = (box.bottom - frame.top + 2) + "px";
   });
 }
