@@ -91,6 +91,9 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// The kernels: a network that cannot be built.
+    #[error(transparent)]
+    Kernels(#[from] tetlo_kernels::Error),
     /// The tensor library.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
@@ -142,7 +145,8 @@ impl Error {
             | Self::Unsupported { .. }
             | Self::Invalid(_)
             | Self::Genotype(_)
-            | Self::Data(_) => true,
+            | Self::Data(_)
+            | Self::Kernels(_) => true,
             Self::Plugin { source, .. } => source.is_usage(),
             Self::NotFinite { .. } | Self::NoGradient(_) | Self::Io { .. } | Self::Tensor(_) => {
                 false

@@ -80,6 +80,18 @@ impl Output {
         Self { logits, embedding, auxiliary_logits: None, statistics: None }
     }
 
+    /// The same values, cut from any graph.
+    #[must_use]
+    pub fn detached(&self) -> Self {
+        let cut = |t: &Option<Tensor>| t.as_ref().map(Tensor::detach);
+        Self {
+            logits: self.logits.detach(),
+            embedding: self.embedding.detach(),
+            auxiliary_logits: cut(&self.auxiliary_logits),
+            statistics: cut(&self.statistics),
+        }
+    }
+
     /// The same with batch statistics.
     #[must_use]
     pub fn with_statistics(self, statistics: Option<Tensor>) -> Self {
@@ -110,6 +122,17 @@ pub trait Network: Debug + Send + Sync {
 
     /// Multiply-adds of one image's forward pass.
     fn multiply_adds(&self) -> u64;
+
+    /// Bytes of activations and scratch that a batch of this size takes (an estimate for plans).
+    fn activation_bytes(&self, _batch: usize) -> usize {
+        0
+    }
+
+    /// Is every operation of `forward` differentiable twice, as plain tensor operations are? Kernels
+    /// are not: double backward through them would be silently wrong.
+    fn twice_differentiable(&self) -> bool {
+        false
+    }
 
     /// Logits and embedding of a batch of images (N × C × H × W). `architecture` is the flat α;
     /// fixed networks ignore it and take `None`.

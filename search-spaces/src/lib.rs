@@ -1,1 +1,6 @@
-//! Under construction.
+//! The built-in search spaces of tetlo, as data, and the operations they name.
+
+mod darts;
+mod operations;
+
+pub use darts::{Darts, DartsOptions, PRIMITIVES};

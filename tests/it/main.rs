@@ -1,1 +1,9 @@
-//! Integration tests.
+//! Integration tests: one binary.
+
+mod compare;
+mod config_errors;
+mod hypergradient;
+mod invariants;
+mod network;
+mod plugins;
+mod tetlo;

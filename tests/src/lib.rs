@@ -1,1 +1,28 @@
-//! Integration tests.
+//! A transfer loss defined outside the built-in plugins, as a researcher would: one file, one
+//! registration, nothing else touched.
+
+use candle_core::{D, Tensor};
+use tetlo_core::Result;
+use tetlo_core::kinds::{TransferBatch, TransferLoss};
+use tetlo_core::registry::{FromOptions, NoOptions};
+
+/// Mean squared difference of the mean embeddings' norms: no claim to be useful.
+#[derive(Debug)]
+struct MeanNorm;
+
+impl FromOptions for MeanNorm {
+    type Options = NoOptions;
+
+    fn from_options(_: NoOptions) -> Result<Self> {
+        Ok(Self)
+    }
+}
+
+impl TransferLoss for MeanNorm {
+    fn loss(&self, batch: &TransferBatch<'_>) -> Result<Tensor> {
+        let norm = |z: &Tensor| z.sqr()?.mean(D::Minus1);
+        Ok((norm(batch.main)? - norm(batch.aux)?)?.sqr()?.mean_all()?)
+    }
+}
+
+tetlo_core::register_transfer_loss!("mean-norm", MeanNorm, "a loss from outside the plugins");

@@ -1,7 +1,7 @@
 //! A made-up comparison to render, and what its renderings must hold.
 
 use super::load::Report;
-use super::table::{Look, table};
+use super::table::{Look, render};
 use super::{csv, html, latex, markdown, notes};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -321,16 +321,16 @@ fn six_seeds_can_be_significant() {
 #[test]
 fn forms_for_papers_and_terminals() {
     let report = Example { methods: vec!["first-order", "chance"], ..Example::plain() }.load();
-    let plain = table(&report.summary, Look::Plain);
+    let plain = render(&report.summary, Look::PLAIN);
     let expected = [
-        " method          test accuracy   n   params     MACs   skips   search s   retrain s    memory\n",
-        "──────────────────────────────────────────────────────────────────────────────────────────────\n",
-        " first-order   0.8367 ± 0.0083   3   52.2 k   4.10 M     3.7       41.5        30.2   350 MiB\n",
-        " chance        0.8497 ± 0.0093   3   52.2 k   4.10 M     3.7       42.5        30.2   350 MiB\n",
+        " method          test accuracy   n   params     MACs   skips   search s   retrain s    memory",
+        "──────────────────────────────────────────────────────────────────────────────────────────────",
+        " first-order   0.8367 ± 0.0083   3   52.2 k   4.10 M     3.7       41.5        30.2   350 MiB",
+        " chance        0.8497 ± 0.0093   3   52.2 k   4.10 M     3.7       42.5        30.2   350 MiB",
     ];
-    let expected = expected.concat();
+    let expected = expected.join("\n");
     assert_eq!(plain, expected, "\n{plain}");
-    let coloured = table(&report.summary, Look::Coloured(120));
+    let coloured = render(&report.summary, Look { colour: true, width: Some(120) });
     assert!(coloured.contains("\u{1b}["));
     let mut bare = String::new();
     let mut escape = false;
@@ -342,8 +342,10 @@ fn forms_for_papers_and_terminals() {
             c => bare.push(c),
         }
     }
-    let bare: String = bare.lines().map(|l| l.trim_end().to_owned() + "\n").collect();
-    assert_eq!(bare, plain);
+    let bare: Vec<&str> = bare.lines().map(str::trim_end).collect();
+    assert_eq!(bare.join("\n"), plain);
+    let narrow = render(&report.summary, Look { colour: false, width: Some(60) });
+    assert!(narrow.lines().all(|l| l.chars().count() <= 60), "{narrow}");
 
     let text = markdown(&report);
     for line in [

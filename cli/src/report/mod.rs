@@ -21,3 +21,4 @@ pub use latex::latex;
 pub use load::{Report, TrialRecord};
 pub use markdown::markdown;
 pub use notes::{Note, notes};
+pub use table::table;

@@ -4,30 +4,45 @@ use super::text::{bytes, count, mean_std, metric, seconds, skips};
 use comfy_table::{
     Attribute, Cell, CellAlignment, Color, ContentArrangement, LineStyle, Table, TableStyle,
 };
+use std::io::IsTerminal as _;
 use tetlo_engine::summary::{MethodSummary, Summary};
 
 /// How the table looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Look {
-    /// For a terminal of so many columns, with colour.
-    Coloured(u16),
-    /// Without colour, as wide as it needs: for pipes, files and `NO_COLOR`.
-    Plain,
+pub struct Look {
+    /// With colour and bold letters?
+    pub colour: bool,
+    /// Columns to fit into; `None`: as wide as it needs.
+    pub width: Option<u16>,
 }
 
-/// A table for each task, ending in a newline; with more than one task its name stands above.
-pub fn table(summary: &Summary, look: Look) -> String {
-    let tasks = summary.tasks();
-    let mut out = String::new();
-    for (i, task) in tasks.iter().enumerate() {
-        if tasks.len() > 1 {
-            out += if i == 0 { "" } else { "\n" };
-            out += task;
-            out += "\n";
+impl Look {
+    /// For pipes and files.
+    pub const PLAIN: Self = Self { colour: false, width: None };
+
+    /// For standard output as it is: the terminal's width, colour unless `NO_COLOR` is set.
+    pub fn of_stdout() -> Self {
+        if !std::io::stdout().is_terminal() {
+            return Self::PLAIN;
         }
-        out += &task_table(summary, task, look);
+        let colour = std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+        Self { colour, width: Table::new().width() }
     }
-    out
+}
+
+/// The comparison for standard output, see [`render`].
+pub fn table(summary: &Summary) -> String {
+    render(summary, Look::of_stdout())
+}
+
+/// A table for each task, without a final line end; with more than one task its name stands above.
+pub fn render(summary: &Summary, look: Look) -> String {
+    let tasks = summary.tasks();
+    let tables = tasks.iter().map(|task| {
+        let table = task_table(summary, task, look);
+        if tasks.len() > 1 { format!("{task}\n{table}") } else { table }
+    });
+    tables.collect::<Vec<_>>().join("\n\n")
 }
 
 fn task_table(summary: &Summary, task: &str, look: Look) -> String {
@@ -46,15 +61,13 @@ fn task_table(summary: &Summary, task: &str, look: Look) -> String {
     ];
     let mut table = Table::new();
     table.load_style(TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─')));
-    match look {
-        Look::Coloured(width) => {
-            table.enforce_styling();
-            table.set_content_arrangement(ContentArrangement::Dynamic);
-            table.set_width(width);
-        }
-        Look::Plain => {
-            table.force_no_tty();
-        }
+    table.force_no_tty();
+    if look.colour {
+        table.enforce_styling();
+    }
+    if let Some(width) = look.width {
+        table.set_content_arrangement(ContentArrangement::Dynamic);
+        table.set_width(width);
     }
     table.set_header(
         header
@@ -87,7 +100,7 @@ fn task_table(summary: &Summary, task: &str, look: Look) -> String {
         }));
     }
     let lines: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
-    lines.join("\n") + "\n"
+    lines.join("\n")
 }
 
 /// Text to the left, numbers to the right.

@@ -3,7 +3,8 @@
 
 use crate::error::{Error, Result};
 
-/// 64-byte aligned, zeroed. Pages that are never touched cost nothing; large blocks ask for huge pages.
+/// 64-byte aligned, zeroed. Pages that are never touched cost nothing; large blocks ask for huge
+/// pages.
 #[derive(Debug)]
 pub(crate) struct Arena {
     ptr: *mut f32,

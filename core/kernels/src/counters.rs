@@ -11,7 +11,8 @@ pub struct Counters {
     pub forwards: u64,
     /// Backward passes.
     pub backwards: u64,
-    /// Forward passes repeated for a gradient, because a later pass had overwritten their activations.
+    /// Forward passes repeated for a gradient, because a later pass had overwritten their
+    /// activations.
     pub recomputed: u64,
     /// Plans compiled.
     pub plans: u64,

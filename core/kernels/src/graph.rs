@@ -28,7 +28,8 @@ impl ExportId {
     }
 }
 
-/// The trainable scale `gamma` and shift `beta` of a normalisation: offsets in the flat weight vector.
+/// The trainable scale `gamma` and shift `beta` of a normalisation: offsets in the flat weight
+/// vector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Affine {
     /// Offset of the scales.
@@ -44,7 +45,8 @@ pub struct Affine {
 pub enum Primitive {
     /// `max(0, x)`.
     Relu,
-    /// One filter a channel, padding `dilation * (kernel - 1) / 2`. A [`Primitive::Pointwise`] of stride 1 must follow.
+    /// One filter a channel, padding `dilation * (kernel - 1) / 2`. A [`Primitive::Pointwise`] of
+    /// stride 1 must follow.
     Depthwise {
         /// Side of the kernel.
         kernel: usize,
@@ -75,8 +77,9 @@ pub enum Primitive {
         /// Offset of `[out, channels, kernel, kernel]`.
         weight: usize,
     },
-    /// Two 1x1 convolutions of stride 2 side by side: one reads the pixels at even rows and columns and gives the
-    /// first `out / 2` channels, the other reads those at odd rows and columns. Height and width must be even.
+    /// Two 1x1 convolutions of stride 2 side by side: one reads the pixels at even rows and columns
+    /// and gives the first `out / 2` channels, the other reads those at odd rows and columns.
+    /// Height and width must be even.
     FactorizedReduce {
         /// Output channels of both.
         out: usize,
@@ -99,7 +102,8 @@ pub enum Primitive {
     BatchNorm {
         /// Trainable scale and shift.
         affine: Option<Affine>,
-        /// Offset in the statistics vector: `mean[channels]`, then the unbiased `variance[channels]`.
+        /// Offset in the statistics vector: `mean[channels]`, then the unbiased
+        /// `variance[channels]`.
         statistics: usize,
     },
 }

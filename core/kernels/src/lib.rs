@@ -1,10 +1,12 @@
-//! CPU kernels, with gradients, for networks that are sums of weighted chains of convolutions, pools and
-//! normalisations.
+//! CPU kernels, with gradients, for networks that are sums of weighted chains of convolutions,
+//! pools and normalisations.
 //!
-//! Describe a network with [`GraphBuilder`], then run it with [`Network`] as one candle operation. The graph is
-//! compiled to a static plan: no allocation in a pass, normalisations applied lazily, pools shared by all terms that
-//! read a state, depthwise results recomputed instead of stored. Results are the same bytes for any number of threads.
+//! Describe a network with [`GraphBuilder`], then run it with [`Network`] as one candle operation.
+//! The graph is compiled to a static plan: no allocation in a pass, normalisations applied lazily,
+//! pools shared by all terms that read a state, depthwise results recomputed instead of stored.
+//! Results are the same bytes for any number of threads.
 //!
+//! [`mod@reference`] runs the same graphs slowly and obviously, in `f32` or `f64`.
 
 mod arena;
 mod chain;
@@ -14,6 +16,7 @@ mod graph;
 mod network;
 mod plan;
 mod primitives;
+pub mod reference;
 mod simd;
 mod threads;
 
@@ -29,4 +32,9 @@ pub use threads::{set_threads, threads};
 /// The kernels this machine can run, fastest first: `avx512`, `avx2`, `neon`, `portable`.
 pub fn simd_paths() -> Vec<&'static str> {
     primitives::available().into_iter().map(|k| k.name).collect()
+}
+
+/// The kernels that networks use in this process: the fastest of this machine, or what `TETLO_SIMD` names.
+pub fn simd_name() -> &'static str {
+    primitives::default_table().name
 }

@@ -10,10 +10,11 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Storage, Tensor,
 use crate::counters::{COUNTERS, count};
 use crate::error;
 use crate::graph::Graph;
-use crate::plan::{Buffers, Inputs, Plan, Recorded, same_bits};
+use crate::plan::{Buffers, Inputs, Plan, Recorded, Targets, same_bits};
 use crate::primitives::{self, Kernels};
 
-/// Passes whose activations are kept at the same time; older ones are repeated when their gradient is asked for.
+/// Passes whose activations are kept at the same time; older ones are repeated when their gradient
+/// is asked for.
 const SLOTS: usize = 2;
 
 /// How normalisations get their mean and variance.
@@ -33,34 +34,33 @@ pub enum Mode<'a> {
 pub struct Outputs {
     /// One tensor for each export, in order; differentiable.
     pub exports: Vec<Tensor>,
-    /// In [`Mode::Train`], for each normalisation at its offset: the batch mean, then the unbiased batch variance.
-    /// Detached.
+    /// In [`Mode::Train`], for each normalisation at its offset: the batch mean, then the unbiased
+    /// batch variance. Detached.
     pub statistics: Option<Tensor>,
 }
 
-/// A graph that runs, forward and backward, as one candle operation. Clones share the plan and its buffers.
+/// A graph that runs, forward and backward, as one candle operation. Clones share the plan and its
+/// buffers.
 ///
-/// The plan is compiled at the first pass, for the largest batch seen so far. Gradients reach the weights and the
-/// operation weights, each only if tracked (`detach()` saves their work); images have no gradient, and there are no
-/// second derivatives: both are errors.
+/// The plan is compiled at the first pass, for the largest batch seen so far. Gradients reach the
+/// weights and the operation weights, each only if tracked (`detach()` saves their work); images
+/// have no gradient, and there are no second derivatives: both are errors.
 ///
 /// ```
 /// use candle_core::{Device, Tensor, Var};
 /// use tetlo_kernels::{Export, GraphBuilder, Mode, Network, Primitive, Term, Weight};
 ///
-/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let mut b = GraphBuilder::new(2, 4, 4);
-/// let images = b.input();
-/// let term = |chain: Vec<Primitive>, op| Term { input: vec![images], chain, weight: Weight::Shared(op) };
-/// let sum = b.state(vec![term(vec![], 0), term(vec![Primitive::AvgPool { stride: 1 }], 1)])?;
-/// b.export(Export::Pooled { states: vec![sum], relu: false });
-/// let network = Network::new(b.finish()?);
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> { let mut b = GraphBuilder::new(2, 4, 4);
+/// let images = b.input(); let term = |chain: Vec<Primitive>, op| Term { input: vec![images],
+/// chain, weight: Weight::Shared(op) }; let sum = b.state(vec![term(vec![], 0),
+/// term(vec![Primitive::AvgPool { stride: 1 }], 1)])?; b.export(Export::Pooled { states: vec![sum],
+/// relu: false }); let network = Network::new(b.finish()?);
 ///
-/// let images = Tensor::ones((3, 2, 4, 4), candle_core::DType::F32, &Device::Cpu)?;
+/// let images = Tensor::ones((4, 2, 4, 4), candle_core::DType::F32, &Device::Cpu)?;
 /// let weights = Tensor::zeros(1, candle_core::DType::F32, &Device::Cpu)?;
 /// let ops = Var::new(&[0.25f32, 0.5], &Device::Cpu)?;
 /// let outputs = network.forward(&images, &weights, &ops, Mode::Train)?;
-/// assert_eq!(outputs.exports[0].to_vec2::<f32>()?, [[0.75; 2]; 3]);
+/// assert_eq!(outputs.exports[0].to_vec2::<f32>()?, [[0.75; 2]; 4]);
 /// let gradients = outputs.exports[0].mean_all()?.backward()?;
 /// let of_ops = gradients.get(&ops).expect("tracked");
 /// assert_eq!(of_ops.to_vec1::<f32>()?, [1.0, 1.0]);
@@ -115,7 +115,8 @@ impl Network {
         Self::on(graph, primitives::default_table())
     }
 
-    /// A network on the kernels called `simd`, one of [`crate::simd_paths`]; `None` if this machine lacks them.
+    /// A network on the kernels called `simd`, one of [`crate::simd_paths`]; `None` if this machine
+    /// lacks them.
     pub fn with_simd(graph: Graph, simd: &str) -> Option<Self> {
         primitives::table(Some(simd)).map(|kernels| Self::on(graph, kernels))
     }
@@ -134,8 +135,8 @@ impl Network {
         self.0.kernels.name
     }
 
-    /// Images `[n, c, h, w]`, weights `[w]`, operation weights `[k]` (one unused element if the graph has none), all
-    /// `f32` on the CPU.
+    /// Images `[n, c, h, w]`, weights `[w]`, operation weights `[k]` (one unused element if the
+    /// graph has none), all `f32` on the CPU.
     pub fn forward(
         &self,
         images: &Tensor,
@@ -235,7 +236,7 @@ impl Memory {
         let plan = match &self.plan {
             Some(plan) if plan.max_batch() >= batch => Arc::clone(plan),
             _ => {
-                let plan = Arc::new(Plan::compile(graph, batch)?);
+                let plan = Arc::new(Plan::compile(graph, batch));
                 count(&COUNTERS.plans);
                 self.plan = Some(Arc::clone(&plan));
                 // Smaller buffers that nobody waits for would only take up memory.
@@ -384,14 +385,16 @@ impl CustomOp3 for Op {
         let mut of_ops = ops.track_op().then(|| vec![0.0; ops.elem_count()]);
         with_floats(&gradient.contiguous()?, |gradient| {
             let recorded = Recorded { batch: images.dim(0)?, evaluation: self.running.is_some() };
-            Ok(slot.buffers.backward(
-                &slot.plan,
+            let targets =
+                Targets { weights: of_weights.as_deref_mut(), ops: of_ops.as_deref_mut() };
+            let (plan, buffers) = (&slot.plan, &mut slot.buffers);
+            Ok(buffers.backward(
+                plan,
                 self.inner.kernels,
                 recorded,
                 graph.exports(),
                 gradient,
-                of_weights.as_deref_mut(),
-                of_ops.as_deref_mut(),
+                targets,
             )?)
         })?;
         self.differentiated.store(true, Relaxed);

@@ -26,7 +26,8 @@ struct Shared {
     wake: Condvar,
 }
 
-// SAFETY: `job` is written only while no worker runs (before `epoch` changes), and read only after that change.
+// SAFETY: `job` is written only while no worker runs (before `epoch` changes), and read only after
+// that change.
 unsafe impl Sync for Shared {}
 // SAFETY: the pointer in `job` is only used by workers while `Team::run` keeps the closure alive.
 unsafe impl Send for Shared {}
@@ -37,7 +38,8 @@ const YIELDS: u32 = 2000;
 
 impl Shared {
     fn work(&self, thread: usize) {
-        // SAFETY: set by `run` before the epoch changed; the closure lives until every worker has finished.
+        // SAFETY: set by `run` before the epoch changed; the closure lives until every worker has
+        // finished.
         let job = unsafe { (*self.job.get()).map(|f| &*f) };
         let items = self.items.load(Relaxed);
         let Some(job) = job else { return };
@@ -106,8 +108,8 @@ impl Team {
         Self { shared, threads: handles.len() + 1, handles }
     }
 
-    /// Calls `f(thread, item)` for every item. Items are claimed in order by whoever is free, so results must not
-    /// depend on who runs them.
+    /// Calls `f(thread, item)` for every item. Items are claimed in order by whoever is free, so
+    /// results must not depend on who runs them.
     pub(crate) fn run(&self, items: usize, f: &Job<'_>) {
         if self.threads == 1 || items <= 1 {
             for item in 0..items {
@@ -116,10 +118,10 @@ impl Team {
             return;
         }
         let shared = &*self.shared;
-        // SAFETY: no worker runs now. The lifetime is erased, but this function returns (or unwinds) only after
-        // every worker has left the closure.
+        // SAFETY: no worker runs now. The lifetime is erased, but this function returns (or
+        // unwinds) only after every worker has left the closure.
         unsafe {
-            let f = std::mem::transmute::<*const Job<'_>, *const Job<'static>>(f);
+            let f = std::mem::transmute::<&Job<'_>, &'static Job<'static>>(f);
             *shared.job.get() = Some(f);
         }
         shared.items.store(items, Relaxed);
@@ -158,8 +160,8 @@ static TEAM: Mutex<Option<Team>> = Mutex::new(None);
 
 /// Sets how many threads the kernels of this process use. Results do not depend on it.
 ///
-/// The default is the available parallelism. If two threads of the program run networks at the same time, one of
-/// them has the workers and the other runs alone.
+/// The default is the available parallelism. If two threads of the program run networks at the same
+/// time, one of them has the workers and the other runs alone.
 pub fn set_threads(threads: usize) {
     THREADS.store(threads.max(1), Relaxed);
 }
@@ -209,7 +211,8 @@ impl Workers {
     }
 }
 
-// SAFETY: only the closure's shared state crosses threads (`Team::run`); the guard stays on the calling thread.
+// SAFETY: only the closure's shared state crosses threads (`Team::run`); the guard stays on the
+// calling thread.
 unsafe impl Sync for Workers {}
 
 #[cfg(test)]

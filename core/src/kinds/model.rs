@@ -1,6 +1,7 @@
 //! Kinds that give the search its material: spaces, operations, auxiliary models, data, evaluators.
 
 use crate::Result;
+use crate::config::SearchConfig;
 use crate::data::Data;
 use crate::genotype::Genotype;
 use crate::network::{ImageShape, Network};
@@ -111,6 +112,29 @@ pub struct RetrainProtocol {
     pub crop_padding: usize,
     /// Mirror images at random.
     pub flip: bool,
+}
+
+impl RetrainProtocol {
+    /// A short training with the search's settings: one epoch at the space's own size, as black-box
+    /// searches score their proposals.
+    pub fn proxy(search: &SearchConfig) -> Self {
+        Self {
+            epochs: 1,
+            batch_size: search.batch_size,
+            channels: 0,
+            cells: 0,
+            learning_rate: search.learning_rate,
+            learning_rate_min: search.learning_rate_min,
+            momentum: search.momentum,
+            weight_decay: search.weight_decay,
+            gradient_clip: search.gradient_clip,
+            drop_path: 0.0,
+            auxiliary_weight: 0.0,
+            cutout: search.cutout,
+            crop_padding: search.crop_padding,
+            flip: search.flip,
+        }
+    }
 }
 
 /// What an evaluator found.

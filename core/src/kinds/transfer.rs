@@ -130,6 +130,12 @@ pub trait TransferLoss: Debug + Send + Sync {
     /// The batch is too small, or labels are missing.
     fn loss(&self, batch: &TransferBatch<'_>) -> Result<Tensor>;
 
+    /// Is every operation of `loss` differentiable twice, as plain tensor operations are? A loss with
+    /// a gradient by hand is not: double backward through it would be silently wrong.
+    fn twice_differentiable(&self) -> bool {
+        true
+    }
+
     /// Figures worth recording, by name (never used for the search itself).
     fn diagnostics(&self, _batch: &TransferBatch<'_>) -> Result<Vec<(&'static str, f64)>> {
         Ok(vec![])

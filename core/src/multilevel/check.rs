@@ -2,7 +2,7 @@
 //! estimator is held against it.
 
 use super::graph::StageGraph;
-use super::oracle::{Batches, Point};
+use super::oracle::{Batches, Level, Point, Problem};
 use crate::Result;
 use crate::kinds::TransferLoss;
 use crate::network::Network;
@@ -10,6 +10,7 @@ use crate::optim::Inner;
 use crate::registry::macros::declare_kind;
 use crate::rng::Key;
 use candle_core::Tensor;
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -36,23 +37,52 @@ pub struct CheckCase {
     pub batches: Batches,
     /// The transfer loss, if there is a transfer.
     pub transfer: Option<Box<dyn TransferLoss>>,
+    /// Is what `transfer` returns a differentiable function of both features? Not so for hard
+    /// targets: what is differentiated there is not what finite differences of J see.
+    pub transfer_is_smooth: bool,
     /// Key of the draws.
     pub draw: Key,
 }
 
-/// A check problem.
+impl CheckCase {
+    /// The case as the reverse pass takes it.
+    pub fn problem(&self) -> Problem<'_> {
+        let levels = self.networks.iter().zip(&self.architecture).zip(&self.inner);
+        let levels =
+            levels.zip(&self.momentum).map(|(((network, group), inner), momentum)| Level {
+                network: network.as_ref(),
+                architecture: *group,
+                inner: *inner,
+                momentum: momentum.as_ref(),
+            });
+        Problem {
+            graph: &self.graph,
+            levels: levels.collect(),
+            transfer: self.transfer.as_deref(),
+            batches: &self.batches,
+            draw: self.draw,
+            weight_step: false,
+            passes: Cell::new(0),
+        }
+    }
+}
+
+/// A check problem. Its data are arrays by name, so that others can compute the same elsewhere.
 pub trait CheckProblem: Debug + Send + Sync {
-    /// The numbers of levels it can be asked for.
+    /// The numbers of levels it is to be checked with.
     fn levels(&self) -> Vec<usize>;
 
-    /// The problem with `levels` levels. `arrays` gives its data; where it is `None` they are drawn
-    /// from `seed` and returned by [`CheckProblem::arrays`].
+    /// Data drawn from a seed: everything that [`CheckProblem::case`] reads at any level.
+    fn arrays(&self, seed: u64) -> Result<Arrays>;
+
+    /// Does `arrays` hold what this many levels need? Where the user gives the arrays and no number
+    /// of levels, levels without data are left out.
+    fn has_arrays(&self, levels: usize, arrays: &Arrays) -> bool;
+
+    /// The problem with `levels` levels on these data.
     ///
     /// # Errors
     /// An array is missing or has a wrong shape; the message names it.
     fn case(&self, levels: usize, arrays: &Arrays) -> Result<CheckCase>;
-
-    /// Data drawn from a seed, by the names that `case` reads.
-    fn arrays(&self, levels: usize, seed: u64) -> Result<Arrays>;
 }
 declare_kind!(CheckProblem, "check-problem");

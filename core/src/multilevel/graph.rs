@@ -1,6 +1,7 @@
 //! Stage graphs: the levels of a method, as data.
 
 use crate::data::TransferSplit;
+use crate::kinds::{Features, Needs};
 use crate::{Error, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -138,9 +139,38 @@ impl StageGraph {
         self.stages.iter().any(|s| s.model == ModelRole::Auxiliary)
     }
 
-    /// Does any stage have a transfer term?
+    /// Does any stage have a transfer term that counts (λ > 0)?
     pub fn uses_transfer(&self) -> bool {
-        self.stages.iter().flat_map(|s| &s.loss).any(|t| matches!(t, LossTerm::Transfer { .. }))
+        let mut terms = self.stages.iter().flat_map(|s| &s.loss);
+        terms.any(|t| matches!(t, LossTerm::Transfer { weight, .. } if *weight > 0.0))
+    }
+
+    /// Checks the graph against what its transfer loss looks at: a stage on whose validation loss
+    /// the objective stands must have a loss that trains its classifier.
+    ///
+    /// # Errors
+    /// A stage in the objective has no cross entropy, and the transfer loss does not reach its
+    /// logits.
+    pub fn check_transfer(&self, needs: Needs) -> Result<()> {
+        if needs.features == Features::Logits {
+            return Ok(());
+        }
+        for objective in self.objective.iter().filter(|o| o.weight > 0.0) {
+            let stage = &self.stages[objective.stage];
+            let trained =
+                |t: &LossTerm| matches!(t, LossTerm::Supervised { weight } if *weight > 0.0);
+            if !stage.loss.iter().any(trained) {
+                return Err(Error::config_hint(
+                    format!(
+                        "`aux-ce = 0` with a transfer loss that does not reach the logits: nothing \
+                         trains the classifier of stage `{}`, whose validation loss the objective is",
+                        stage.name
+                    ),
+                    "set `aux-ce` above 0, or take a transfer loss on logits",
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// Checks that indices point backwards and numbers are in range.

@@ -14,8 +14,8 @@ pub use graph::{
     Combine, Control, LossTerm, ModelRole, Objective, Stage, StageGraph, estimator_names,
 };
 pub use oracle::{
-    Batch, Batches, InnerGradient, Level, MixedProduct, Point, Problem, StageOracle, cross_entropy,
-    double_backward_enabled,
+    Batch, Batches, Evaluated, InnerGradient, Level, MixedProduct, Point, Problem, StageOracle,
+    cross_entropy, double_backward_enabled,
 };
 
 use crate::Result;

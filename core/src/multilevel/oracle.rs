@@ -249,7 +249,8 @@ impl<'a> Problem<'a> {
         } else {
             own.zeros_like()?
         };
-        Ok(InnerGradient { loss: value, gradient, output: said })
+        let output = said.map(|output| output.detached());
+        Ok(InnerGradient { loss: value, gradient, output })
     }
 
     /// The stage's weights after one step of its inner optimiser, and the loss before it.
@@ -260,6 +261,13 @@ impl<'a> Problem<'a> {
             if self.graph.unroll_as_run { level.inner } else { level.inner.without_memory() };
         let weights = &point.weights[stage];
         Ok((loss, inner.unrolled(weights, &gradient, level.momentum)?))
+    }
+
+    /// One term of the objective at `point`, unweighted.
+    pub fn objective_term(&self, stage: usize, point: &Point) -> Result<f64> {
+        let point = point.detached();
+        let (weights, batch) = (&point.weights[stage], &self.batches.valid);
+        scalar(&self.supervised(stage, weights, &point.architecture, batch, VALID)?)
     }
 
     /// One term of the objective at `point`: value, gradient in the stage's weights, gradient in its
@@ -363,18 +371,50 @@ pub struct StageOracle<'a> {
     problem: &'a Problem<'a>,
     stage: usize,
     point: &'a Point,
+    evaluated: Cell<Evaluated>,
+}
+
+/// How often an estimator asked for second derivatives, by the way they were computed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Evaluated {
+    /// By a difference of two gradients.
+    pub differences: usize,
+    /// By double backward.
+    pub double_backward: usize,
+}
+
+impl Evaluated {
+    /// What the field calls an estimator that does this; `None` for one that does both.
+    pub fn method(self) -> Option<&'static str> {
+        match (self.differences, self.double_backward) {
+            (0, 0) => Some("first-order"),
+            (_, 0) => Some("central-difference"),
+            (0, _) => Some("exact"),
+            _ => None,
+        }
+    }
 }
 
 impl<'a> StageOracle<'a> {
     /// Stage `stage` of `problem`; `point` holds its own weights before the update, those of earlier
     /// stages after theirs.
     pub fn new(problem: &'a Problem<'a>, stage: usize, point: &'a Point) -> Self {
-        Self { problem, stage, point }
+        Self { problem, stage, point, evaluated: Cell::default() }
+    }
+
+    /// What has been computed through this oracle so far.
+    pub fn evaluated(&self) -> Evaluated {
+        self.evaluated.get()
     }
 
     /// The stage's own weights, at which the mixed derivative is taken.
     pub fn weights(&self) -> &Tensor {
         &self.point.weights[self.stage]
+    }
+
+    /// The product of a loss that does not depend on its context.
+    pub fn no_product(&self) -> MixedProduct {
+        MixedProduct::none(self.point, self.stage)
     }
 
     /// ∇_context L(plus, context) − ∇_context L(minus, context): two passes.
@@ -385,6 +425,8 @@ impl<'a> StageOracle<'a> {
         let (problem, stage) = (self.problem, self.stage);
         problem.count();
         problem.count();
+        let Evaluated { differences, double_backward } = self.evaluated.get();
+        self.evaluated.set(Evaluated { differences: differences + 1, double_backward });
         let mut product = MixedProduct::none(self.point, stage);
         for term in &problem.graph.stages[stage].loss {
             match term {
@@ -475,12 +517,14 @@ impl<'a> StageOracle<'a> {
         }
         let Some(cotangent) = cotangent else { return Ok(()) };
         let gradients = (features * cotangent)?.sum_all()?.backward()?;
-        if let Some(gradient) = take(&gradients, &teacher) {
-            accumulate(&mut product.weights[from], &gradient, 1.0)?;
-        }
-        if let Some((a, var)) = arch
-            && let Some(gradient) = take(&gradients, &var)
-        {
+        // A network that is cut somewhere would silently lose the whole transferred part.
+        let name = &problem.graph.stages[from].name;
+        let missing = |what: &str| Error::NoGradient(format!("the {what} of stage `{name}`"));
+        let gradient = take(&gradients, &teacher).ok_or_else(|| missing("weights"))?;
+        accumulate(&mut product.weights[from], &gradient, 1.0)?;
+        if let Some((a, var)) = arch {
+            let gradient =
+                take(&gradients, &var).ok_or_else(|| missing("architecture parameters"))?;
             accumulate(&mut product.architecture[a], &gradient, 1.0)?;
         }
         Ok(())
@@ -490,18 +534,19 @@ impl<'a> StageOracle<'a> {
     ///
     /// # Errors
     /// Second derivatives are not switched on in this process (see
-    /// [`double_backward_enabled`]), or the stage's network does not have them.
+    /// [`double_backward_enabled`]), or a network or the transfer loss does not have them.
     pub fn exact_product(&self, v: &Tensor) -> Result<MixedProduct> {
         let (problem, stage) = (self.problem, self.stage);
-        let unsupported =
-            |what: String| Error::Unsupported { plugin: "hypergradient exact".into(), what };
         if !double_backward_enabled() {
-            return Err(unsupported(
-                "a process that was not started with CANDLE_GRAD_DO_NOT_DETACH=1".into(),
+            return Err(no_double_backward(
+                "a process that was not started with CANDLE_GRAD_DO_NOT_DETACH=1",
             ));
         }
+        self.check_twice_differentiable()?;
         problem.count();
         problem.count();
+        let Evaluated { differences, double_backward } = self.evaluated.get();
+        self.evaluated.set(Evaluated { differences, double_backward: double_backward + 1 });
         let own = Var::from_tensor(&self.weights().detach())?;
         let vars = |list: &[Tensor]| -> Result<Vec<Var>> {
             list.iter().map(|t| Ok(Var::from_tensor(&t.detach())?)).collect()
@@ -518,10 +563,8 @@ impl<'a> StageOracle<'a> {
         let first = loss.backward()?;
         let gradient = first.get(&own).ok_or_else(|| self.no_gradient())?;
         if !gradient.track_op() {
-            return Err(unsupported(format!(
-                "stage `{}`: its network has no second derivatives",
-                problem.graph.stages[stage].name
-            )));
+            // Linear in its own weights: no mixed derivative.
+            return Ok(product);
         }
         let second = (gradient * v.detach())?.sum_all()?.backward()?;
         for (out, var) in product.weights.iter_mut().zip(&weights) {
@@ -533,9 +576,37 @@ impl<'a> StageOracle<'a> {
         Ok(product)
     }
 
+    /// Refuses networks and losses whose second derivatives would silently be wrong.
+    fn check_twice_differentiable(&self) -> Result<()> {
+        let problem = self.problem;
+        let network = |stage: usize| {
+            if problem.levels[stage].network.twice_differentiable() {
+                return Ok(());
+            }
+            let name = &problem.graph.stages[stage].name;
+            Err(no_double_backward(&format!("the network of stage `{name}`")))
+        };
+        network(self.stage)?;
+        for term in &problem.graph.stages[self.stage].loss {
+            if let LossTerm::Transfer { from, weight } = term
+                && *weight > 0.0
+            {
+                network(*from)?;
+                if !problem.transfer_loss()?.twice_differentiable() {
+                    return Err(no_double_backward("this transfer loss"));
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn no_gradient(&self) -> Error {
         Error::NoGradient(format!("stage `{}`", self.problem.graph.stages[self.stage].name))
     }
+}
+
+fn no_double_backward(what: &str) -> Error {
+    Error::Unsupported { plugin: "double backward".into(), what: what.to_owned() }
 }
 
 /// Was this process started with `CANDLE_GRAD_DO_NOT_DETACH=1`? Without it candle's second

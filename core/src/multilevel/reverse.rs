@@ -14,7 +14,7 @@
 use super::Hypergradient;
 use super::graph::Combine;
 use super::oracle::{MixedProduct, Point, Problem, StageOracle, accumulate};
-use crate::optim::{add_scaled, norm};
+use crate::optim::norm;
 use crate::{Error, Result};
 use candle_core::Tensor;
 
@@ -61,9 +61,8 @@ impl Contribution {
     pub fn name(&self) -> &'static str {
         match (self.source, self.via, self.group) {
             (_, _, 1..) => "aux_architecture",
-            (Source::Main, Via::Objective, _) => "main_direct",
+            (Source::Main | Source::Joint, Via::Objective, _) => "main_direct",
             (Source::Main, Via::Update(0), _) => "main_through_W",
-            (Source::Joint, Via::Objective, _) => "main_direct",
             (Source::Joint, Via::Update(0), _) => "through_W",
             (Source::Transfer, Via::Update(0), _) => "aux_through_W",
             _ => "aux_direct",
@@ -76,15 +75,17 @@ impl Contribution {
 pub struct HyperGradient {
     /// The terms.
     pub contributions: Vec<Contribution>,
-    /// The objective J at the updated parameters.
+    /// The objective J at the updated parameters; at first order the part of it that an architecture
+    /// stands in, at the present ones.
     pub objective: f64,
-    /// Value of each term of the objective, unweighted.
-    pub validation_losses: Vec<f64>,
+    /// Stage and unweighted value of each term of the objective that was computed.
+    pub validation_losses: Vec<(usize, f64)>,
     /// Loss of each stage before its update (empty at first order).
     pub training_losses: Vec<f64>,
     /// Forward and backward passes it took.
     pub passes: usize,
-    direct_term: bool,
+    pub(super) direct_term: bool,
+    pub(super) transfer_reaches: bool,
 }
 
 impl HyperGradient {
@@ -103,6 +104,12 @@ impl HyperGradient {
             }
         }
         Ok(total)
+    }
+
+    /// Can the transferred part reach the main architecture at all? `false` is a matter of the config,
+    /// not of this step's numbers: first order, hard targets, λ = 0.
+    pub fn transfer_reaches(&self) -> bool {
+        self.transfer_reaches
     }
 
     /// ‖direct term‖ / ‖G_a‖, where the two are known apart.
@@ -139,8 +146,16 @@ pub enum Adjoints {
 struct Adjoint {
     source: Source,
     of_stage: Vec<Option<Tensor>>,
-    /// Factor of a pull-back through a stage with inner learning rate η.
-    pull: fn(f64) -> f64,
+    /// Pull back by −1 in place of −η (`no-lr-factors`).
+    without_rates: bool,
+    /// Has a later stage's adjoint been pulled back into this stage's?
+    pulled: Vec<bool>,
+}
+
+impl Adjoint {
+    fn new(source: Source, stages: usize, without_rates: bool) -> Self {
+        Self { source, of_stage: vec![None; stages], without_rates, pulled: vec![false; stages] }
+    }
 }
 
 /// The gradient of the objective in all architecture parameters.
@@ -171,6 +186,7 @@ fn empty(problem: &Problem<'_>) -> HyperGradient {
         training_losses: vec![],
         passes: 0,
         direct_term: problem.graph.direct_term,
+        transfer_reaches: false,
     }
 }
 
@@ -190,7 +206,8 @@ fn first_order(problem: &Problem<'_>, point: &Point) -> Result<HyperGradient> {
             continue;
         };
         result.objective += term.weight * value;
-        result.validation_losses.push(value);
+        result.validation_losses.push((term.stage, value));
+        result.transfer_reaches |= term.stage > 0 && group == 0;
         result.contributions.push(Contribution {
             source: source(term.stage),
             via: Via::Objective,
@@ -223,25 +240,21 @@ fn unrolled(
     }
 
     // The objective's own gradients.
-    let plain: fn(f64) -> f64 = |eta| -eta;
-    let without_rate: fn(f64) -> f64 = |_| -1.0;
     let apart = adjoints == Adjoints::Apart;
-    let mut carried: Vec<Adjoint> = match apart {
-        true => vec![
-            Adjoint { source: Source::Main, of_stage: vec![None; stages], pull: plain },
-            Adjoint {
-                source: Source::Transfer,
-                of_stage: vec![None; stages],
-                pull: if graph.combine == Combine::NoLrFactors { without_rate } else { plain },
-            },
-        ],
-        false => vec![Adjoint { source: Source::Joint, of_stage: vec![None; stages], pull: plain }],
+    let mut carried = if apart {
+        let without_rates = graph.combine == Combine::NoLrFactors;
+        vec![
+            Adjoint::new(Source::Main, stages, false),
+            Adjoint::new(Source::Transfer, stages, without_rates),
+        ]
+    } else {
+        vec![Adjoint::new(Source::Joint, stages, false)]
     };
     for term in graph.objective.iter().filter(|o| o.weight > 0.0) {
         let (value, weights, architecture) = problem.objective_gradient(term.stage, &updated)?;
         check_finite(value, problem, term.stage, "validation loss")?;
         result.objective += term.weight * value;
-        result.validation_losses.push(value);
+        result.validation_losses.push((term.stage, value));
         let from = source(term.stage);
         let index = usize::from(apart && from == Source::Transfer);
         accumulate(&mut carried[index].of_stage[term.stage], &weights, term.weight)?;
@@ -266,23 +279,34 @@ fn unrolled(
             let Some(v) = adjoint.of_stage[stage].take() else { continue };
             let length = norm(&v)?;
             check_finite(length, problem, stage, "hypergradient")?;
-            let factor = (adjoint.pull)(eta);
+            let factor = if adjoint.without_rates { -1.0 } else { -eta };
             if length == 0.0 || factor == 0.0 {
-                continue; // nothing to pull back: no division by a zero norm
+                // Nothing to pull back at this step: no division by a zero norm.
+                result.transfer_reaches |= adjoint.source == Source::Transfer;
+                continue;
             }
             let oracle = StageOracle::new(problem, stage, &at);
-            let MixedProduct { weights, architecture } =
-                estimator.mixed_product(&oracle, &v)?.scaled(factor)?;
+            let MixedProduct { weights, architecture } = estimator.mixed_product(&oracle, &v)?;
             for (earlier, gradient) in weights.iter().enumerate() {
                 if let Some(gradient) = gradient {
-                    accumulate(&mut adjoint.of_stage[earlier], gradient, 1.0)?;
+                    accumulate(&mut adjoint.of_stage[earlier], gradient, factor)?;
+                    adjoint.pulled[earlier] = true;
                 }
             }
             for (group, gradient) in architecture.into_iter().enumerate() {
-                if let Some(gradient) = gradient {
-                    let (source, via) = (adjoint.source, Via::Update(stage));
-                    result.contributions.push(Contribution { source, via, group, gradient });
+                let Some(gradient) = gradient else { continue };
+                let (source, via) = (adjoint.source, Via::Update(stage));
+                // A searched auxiliary descends J itself, with its learning rates.
+                let factor = if group == 0 { factor } else { -eta };
+                if group > 0 && adjoint.without_rates && adjoint.pulled[stage] {
+                    return Err(Error::config(
+                        "`combine = \"no-lr-factors\"` does not go with an auxiliary model that is \
+                         both searched and another one's teacher",
+                    ));
                 }
+                result.transfer_reaches |= group == 0 && source == Source::Transfer;
+                let gradient = (gradient * factor)?;
+                result.contributions.push(Contribution { source, via, group, gradient });
             }
         }
     }
@@ -302,18 +326,31 @@ fn check_finite(value: f64, problem: &Problem<'_>, stage: usize, what: &str) -> 
 
 /// The objective after every stage has made its step: J(A) as a number, for finite differences.
 pub fn objective_value(problem: &Problem<'_>, point: &Point) -> Result<f64> {
-    let mut updated = point.detached();
-    for stage in 0..problem.graph.stages.len() {
-        updated.weights[stage] = problem.unrolled(stage, &updated)?.1;
-    }
-    let mut total = 0.0;
-    for term in problem.graph.objective.iter().filter(|o| o.weight > 0.0) {
-        total += term.weight * problem.objective_gradient(term.stage, &updated)?.0;
-    }
-    Ok(total)
+    let (main, transfer) = objective_parts(problem, point, |_| point.architecture.clone())?;
+    Ok(main + transfer)
 }
 
-/// v / ‖v‖-scaled step of the central difference: θ ± (ε/‖v‖)·v.
-pub fn perturbed(weights: &Tensor, v: &Tensor, step: f64) -> Result<Tensor> {
-    add_scaled(weights, step, v)
+/// The two parts of J, of [`Source::Main`] and [`Source::Transfer`], where the architecture may
+/// differ from place to place: `architecture` gives it for each link of [`Via`]. Moved in one place
+/// only, J gives one term of the hypergradient, by finite differences and without any adjoint.
+pub fn objective_parts(
+    problem: &Problem<'_>,
+    point: &Point,
+    architecture: impl Fn(Via) -> Vec<Tensor>,
+) -> Result<(f64, f64)> {
+    let mut updated = point.detached();
+    for stage in 0..problem.graph.stages.len() {
+        updated.architecture = architecture(Via::Update(stage));
+        updated.weights[stage] = problem.unrolled(stage, &updated)?.1;
+    }
+    updated.architecture = architecture(Via::Objective);
+    let (mut main, mut transfer) = (0.0, 0.0);
+    for term in problem.graph.objective.iter().filter(|o| o.weight > 0.0) {
+        let value = term.weight * problem.objective_term(term.stage, &updated)?;
+        match source(term.stage) {
+            Source::Main => main += value,
+            Source::Transfer | Source::Joint => transfer += value,
+        }
+    }
+    Ok((main, transfer))
 }

@@ -11,6 +11,7 @@ use serde_json::Value;
 use std::fmt::Debug;
 use toml::de::ValueDeserializer;
 
+pub mod catalog;
 pub(crate) mod macros;
 
 /// A plugin that is made from an options type.

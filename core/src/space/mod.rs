@@ -1,8 +1,15 @@
 //! Search spaces as data: cell graphs, macro skeletons and genotype grammars, and the networks
 //! that are built from them.
 
+mod build;
+mod head;
+mod lower;
+mod model;
 mod recipe;
 mod spec;
 
+pub use build::DerivedSize;
+pub use lower::{NetworkBuilder, Shape};
+pub use model::{KernelNetwork, initial_values};
 pub use recipe::{Recipe, Site, Step};
 pub use spec::{ArchValues, CellSpec, EdgeSpec, Grammar, Skeleton, SpaceSpec};

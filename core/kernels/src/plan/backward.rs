@@ -21,7 +21,8 @@ struct Partial {
     add: bool,
 }
 
-/// The gradient of a convolution's (normalised) output and how to get that of the raw output from it.
+/// The gradient of a convolution's (normalised) output and how to get that of the raw output from
+/// it.
 #[derive(Clone, Copy)]
 struct Incoming<'a> {
     g: *const f32,
@@ -131,7 +132,8 @@ impl Pass<'_> {
         }
     }
 
-    /// Gradients from later states through pools, identities and rectifiers; those states are finished.
+    /// Gradients from later states through pools, identities and rectifiers; those states are
+    /// finished.
     unsafe fn shared_gradients(&self, thread: usize, state: &State, image: usize) {
         let (plane, pixels) = (state.pixels() * 16, state.pixels());
         let dx = self.activation(state.dx + image * state.floats);
@@ -207,7 +209,8 @@ impl Pass<'_> {
         self.sum(out, pixels, c, false, std::iter::once(own).chain(planes));
     }
 
-    /// Products of a finished gradient with the raw outputs of a bundle: all that its norms and weights need.
+    /// Products of a finished gradient with the raw outputs of a bundle: all that its norms and
+    /// weights need.
     unsafe fn dots(&self, state: &State, bundle: &Bundle, image: usize, first: bool) {
         let plane = state.pixels() * 16;
         for b in 0..state.blocks {
@@ -242,8 +245,13 @@ impl Pass<'_> {
             return Incoming { g, coefficients: &state.terms[term].coefficients };
         }
         let conv = &self.plan.convs[chain[depth]];
-        let g = self.activation(self.plan.inner_gradients[position] + image * conv.raw.floats);
+        let g = self.inner_gradient(position, image);
         Incoming { g, coefficients: &conv.coefficients }
+    }
+
+    /// The gradient between two stages of a chain.
+    unsafe fn inner_gradient(&self, position: usize, image: usize) -> *mut f32 {
+        self.activation(self.plan.inner_gradients[position] + image * self.plan.inner_floats)
     }
 
     unsafe fn later_stage_back(
@@ -267,16 +275,23 @@ impl Pass<'_> {
             let incoming = self.incoming(state, (position, *term, chain), depth, image);
             let input = self.scratch(thread, self.plan.scratch.inner);
             self.conv_back(thread, conv, image, incoming, Some((input, false)), partial);
-            self.mask(before, conv, image, self.plan.inner_gradients[position], input);
+            self.mask(before, conv, image, position, input);
         }
     }
 
     /// Through the rectifier between two stages, with the sums that the norm before it needs.
-    unsafe fn mask(&self, before: &Conv, conv: &Conv, image: usize, out: usize, g: *const f32) {
+    unsafe fn mask(
+        &self,
+        before: &Conv,
+        conv: &Conv,
+        image: usize,
+        position: usize,
+        g: *const f32,
+    ) {
         let geometry = &self.plan.geometries[conv.geometry_in];
         let pixels = geometry.height * geometry.width;
         let norm = &self.plan.norms[before.norm];
-        let out = self.activation(out + image * before.raw.floats);
+        let out = self.inner_gradient(position, image);
         let z = self.raw(&before.raw, image);
         for b in 0..before.lanes_out.len() {
             let at = b * pixels * 16;
@@ -370,8 +385,8 @@ impl Pass<'_> {
         }
     }
 
-    /// Gradients of one convolution: to its input (`out`, written or added to) and to its weights. The tile must hold
-    /// its input if weight gradients are wanted.
+    /// Gradients of one convolution: to its input (`out`, written or added to) and to its weights.
+    /// The tile must hold its input if weight gradients are wanted.
     unsafe fn conv_back(
         &self,
         thread: usize,
@@ -388,7 +403,8 @@ impl Pass<'_> {
         }
     }
 
-    /// Gradient of the raw output: densely, or into the gradient tile (`row`, `block`: of the target).
+    /// Gradient of the raw output: densely, or into the gradient tile (`row`, `block`: of the
+    /// target).
     unsafe fn lazy(
         &self,
         conv: &Conv,

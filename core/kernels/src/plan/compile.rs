@@ -2,9 +2,15 @@
 
 use std::collections::HashMap;
 
-use super::*;
+use super::{
+    Bundle, Coefficients, Conv, Depthwise, Geometry, MixWeights, Norm, Parity, Plan, Pooled, Pools,
+    Raw, Run, Scratch, Sizes, State, Term,
+};
+use crate::chain;
 use crate::chain::{Chain, Stage, out_size};
+use crate::graph::{Graph, Weight};
 use crate::graph::{StateId, Term as GraphTerm};
+use crate::primitives::Tap;
 
 struct Compiler {
     plan: Plan,
@@ -13,7 +19,7 @@ struct Compiler {
     passing_floats: usize,
 }
 
-pub(super) fn compile(graph: &Graph, max_batch: usize) -> Result<Plan> {
+pub(super) fn compile(graph: &Graph, max_batch: usize) -> Plan {
     let stages = || {
         graph.states.iter().flat_map(|s| &s.terms).flat_map(|(_, chain)| match chain {
             Chain::Convs(stages) => stages.as_slice(),
@@ -31,6 +37,7 @@ pub(super) fn compile(graph: &Graph, max_batch: usize) -> Result<Plan> {
             geometries: Vec::new(),
             shared_weights: overlapping(graph),
             inner_gradients: Vec::new(),
+            inner_floats: 0,
             sizes: Sizes::default(),
             scratch: Scratch::default(),
         },
@@ -68,7 +75,7 @@ pub(super) fn compile(graph: &Graph, max_batch: usize) -> Result<Plan> {
         }
     }
     c.scratch();
-    Ok(c.plan)
+    c.plan
 }
 
 /// Whether two parameters lie on top of each other.
@@ -139,7 +146,7 @@ impl Compiler {
 
     fn norm(
         &mut self,
-        norm: Option<chain::Norm>,
+        batch: Option<chain::Norm>,
         channels: usize,
         pixels: usize,
         part: Option<usize>,
@@ -147,7 +154,7 @@ impl Compiler {
         let padded = channels.next_multiple_of(16);
         let part = part.unwrap_or_else(|| self.small(3 * padded * self.plan.max_batch));
         let values = self.small(4 * padded);
-        self.plan.norms.push(Norm { norm, channels, padded, pixels, part, values });
+        self.plan.norms.push(Norm { batch, channels, padded, pixels, part, values });
         self.plan.norms.len() - 1
     }
 
@@ -228,7 +235,7 @@ impl Compiler {
         let raw = if relu {
             let raw = s.rectified.unwrap_or_else(|| {
                 let at = self.activations(floats);
-                Raw { kept: at, passing: at, floats }
+                Raw::kept(at, floats)
             });
             let s = &mut self.plan.states[source];
             s.rectified = Some(raw);
@@ -237,7 +244,7 @@ impl Compiler {
         } else {
             let x = s.x;
             self.plan.states[source].identities.push((state, term));
-            Raw { kept: x, passing: x, floats }
+            Raw::kept(x, floats)
         };
         (raw, self.norm(None, channels, pixels, Some(0)))
     }
@@ -265,7 +272,7 @@ impl Compiler {
             let kept = self.activations(floats);
             let index = if max { self.activations(floats) } else { 0 };
             let new = Pooled {
-                raw: Raw { kept, passing: kept, floats },
+                raw: Raw::kept(kept, floats),
                 part: self.small(3 * padded * self.plan.max_batch),
                 gradient: self.small(2 * padded),
                 consumers: Vec::new(),
@@ -357,7 +364,12 @@ impl Compiler {
             packed_back: self.packed(packed),
             geometry_in,
             geometry_out,
-            raw: Raw { kept, passing: self.passing[position], floats },
+            raw: Raw {
+                kept,
+                floats,
+                passing: self.passing[position],
+                passing_step: self.passing_floats,
+            },
             norm: self.norm(stage.norm, outputs, ho * wo, None),
             partial: 0,
             partial_mix: depthwise.as_ref().map_or(0, |d| blocks_in * d.kernel * d.kernel * 16),
@@ -367,7 +379,8 @@ impl Compiler {
         };
         let input = &mut self.plan.geometries[geometry_in];
         input.tile_blocks = input.tile_blocks.max(blocks_in);
-        // After a depthwise part the gradient of its result is in the tile, else that of the output.
+        // After a depthwise part the gradient of its result is in the tile, else that of the
+        // output.
         let grad_blocks = if conv.depthwise.is_some() { blocks_in } else { blocks_out };
         let output = &mut self.plan.geometries[geometry_out];
         output.grad_blocks = output.grad_blocks.max(grad_blocks);
@@ -386,7 +399,8 @@ impl Compiler {
         (runs, used)
     }
 
-    /// Stage by stage, the convolutions of a bundle lie side by side in a chunk of partial gradients.
+    /// Stage by stage, the convolutions of a bundle lie side by side in a chunk of partial
+    /// gradients.
     fn place_partial_gradients(&mut self, chains: &[(usize, Vec<usize>)]) {
         for depth in 0.. {
             let mut at = 0;
@@ -433,6 +447,7 @@ impl Compiler {
         self.plan.sizes.scratch = at.next_multiple_of(1024);
         let bundles = self.plan.states.iter().flat_map(|s| &s.bundles);
         let deep = bundles.filter(|b| b.depth > 1).map(|b| b.chains.len()).max().unwrap_or(0);
+        self.plan.inner_floats = inner;
         self.plan.inner_gradients = (0..deep).map(|_| self.activations(inner)).collect();
     }
 }
@@ -451,8 +466,8 @@ fn taps(offsets: &[(isize, isize)], row: usize, weight: impl Fn(usize) -> usize)
     offsets.iter().enumerate().map(place).collect()
 }
 
-/// Output `o` reads input `stride * o + offset`; so input `stride * i + parity` is reached from output
-/// `i + (parity - offset) / stride` wherever that division is exact.
+/// Output `o` reads input `stride * o + offset`; so input `stride * i + parity` is reached from
+/// output `i + (parity - offset) / stride` wherever that division is exact.
 fn parities(
     offsets: &[(isize, isize)],
     stride: usize,

@@ -49,6 +49,15 @@ pub(crate) struct Inputs<'a> {
     pub keep: bool,
 }
 
+/// Where gradients go; `None`: not wanted.
+#[derive(Debug)]
+pub(crate) struct Targets<'a> {
+    /// Added to.
+    pub weights: Option<&'a mut [f32]>,
+    /// Overwritten.
+    pub ops: Option<&'a mut [f32]>,
+}
+
 /// What a backward pass must know of its forward pass.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Recorded {
@@ -75,8 +84,9 @@ impl<T> Shared<T> {
     }
 }
 
-/// One pass over a plan. Offsets come from the plan, so they lie inside the arenas; a work item only writes the parts
-/// of its own image, chunk or convolution, and the scratch memory of its own thread.
+/// One pass over a plan. Offsets come from the plan, so they lie inside the arenas; a work item
+/// only writes the parts of its own image, chunk or convolution, and the scratch memory of its own
+/// thread.
 pub(super) struct Pass<'a> {
     pub plan: &'a Plan,
     pub kernels: &'static Kernels,
@@ -147,7 +157,7 @@ impl Buffers {
         Ok(())
     }
 
-    /// Runs backward from the gradient of the exports; adds to `weights`, writes `ops`. The last forward pass of these
+    /// Runs backward from the gradient of the exports. The last forward pass of these
     /// buffers must have had these inputs (images and weights are not read again).
     pub(crate) fn backward(
         &mut self,
@@ -156,9 +166,9 @@ impl Buffers {
         recorded: Recorded,
         exports: &[Export],
         gradient: &[f32],
-        weights: Option<&mut [f32]>,
-        ops: Option<&mut [f32]>,
+        targets: Targets<'_>,
     ) -> Result<()> {
+        let Targets { weights, ops } = targets;
         let workers = Workers::acquire();
         self.prepare(plan, &workers)?;
         self.op_gradient.clear();
@@ -178,7 +188,8 @@ impl Buffers {
         let mut nothing = [];
         let weights = Shared::new(weights.unwrap_or(&mut nothing));
         let op_gradient = Shared::new(&mut self.op_gradient);
-        // SAFETY: the arenas belong to this plan and hold its last forward pass; nobody else uses them now.
+        // SAFETY: the arenas belong to this plan and hold its last forward pass; nobody else uses
+        // them now.
         unsafe { pass.backward(exports, gradient, wanted, weights, op_gradient) };
         if let Some(ops) = ops {
             for (out, g) in ops.iter_mut().zip(&self.op_gradient) {
@@ -236,8 +247,9 @@ impl Pass<'_> {
 
     /// A raw output of an image, where this pass keeps it.
     pub(super) unsafe fn raw(&self, raw: &Raw, image: usize) -> *mut f32 {
-        let at = if self.inputs.keep { raw.kept } else { raw.passing };
-        self.activation(at + image * raw.floats)
+        let kept = self.inputs.keep;
+        let at = if kept { raw.kept } else { raw.passing };
+        self.activation(at + image * if kept { raw.floats } else { raw.passing_step })
     }
 
     pub(super) fn chunks(&self) -> usize {

@@ -8,7 +8,7 @@
 use super::exec::{Pass, Shared};
 use super::{Bundle, Conv, State};
 use crate::graph::Export;
-use crate::primitives::{Depthwise, Mix, Pool, Rectify, Scaled, Sum};
+use crate::primitives::{Depthwise, Fill, Mix, Pool, Scaled, Sum};
 
 /// Floats ahead of a write that its cache line is fetched.
 const AHEAD: usize = 4096;
@@ -103,8 +103,16 @@ impl Pass<'_> {
         }
         if let Some(raw) = state.rectified {
             let out = self.activation(raw.kept + image * raw.floats);
-            std::ptr::write_bytes(out, 0, raw.floats);
-            (self.kernels.rectify)(&Rectify { dx: out, g: x, x, n: raw.floats / 16 });
+            (self.kernels.fill)(&Fill {
+                out,
+                out_row: 0,
+                x,
+                rows: 1,
+                cols: raw.floats / 16,
+                s: std::ptr::null(),
+                t: std::ptr::null(),
+                relu: true,
+            });
         }
     }
 

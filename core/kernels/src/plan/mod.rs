@@ -1,9 +1,9 @@
 //! A graph compiled to fixed places in memory.
 //!
-//! Activations are `[image][block][pixel][16 channels]`. A normalisation is never applied in memory: the raw output
-//! `z` of a convolution or pool is kept, and whoever reads it uses `s * z + t`; the gradient through it is
-//! `a * g + b * z + c`. The terms of a state are bundled by their input, and run bundle by bundle, so that raw
-//! outputs are added while they are in the cache.
+//! Activations are `[image][block][pixel][16 channels]`. A normalisation is never applied in
+//! memory: the raw output `z` of a convolution or pool is kept, and whoever reads it uses `s * z +
+//! t`; the gradient through it is `a * g + b * z + c`. The terms of a state are bundled by their
+//! input, and run bundle by bundle, so that raw outputs are added while they are in the cache.
 
 mod backward;
 mod compile;
@@ -13,17 +13,17 @@ mod norm;
 mod pack;
 
 use crate::chain;
-use crate::error::Result;
 use crate::graph::{Graph, Weight};
 use crate::primitives::Tap;
-pub(crate) use exec::{Buffers, Inputs, Recorded, same_bits};
+pub(crate) use exec::{Buffers, Inputs, Recorded, Targets, same_bits};
 
-/// Weight gradients are summed over this many fixed parts of the batch, so that results do not depend on the number
-/// of threads.
+/// Weight gradients are summed over this many fixed parts of the batch, so that results do not
+/// depend on the number of threads.
 const CHUNKS: usize = 4;
 const EPS: f64 = 1e-5;
 
-/// A graph compiled for a largest number of images: where everything lies, and how much memory a run needs.
+/// A graph compiled for a largest number of images: where everything lies, and how much memory a
+/// run needs.
 ///
 /// Fewer images than that give the same bytes as a plan compiled for fewer.
 #[derive(Debug)]
@@ -37,8 +37,10 @@ pub struct Plan {
     geometries: Vec<Geometry>,
     /// Two parameters of the graph overlap: gradients must be added one after the other.
     shared_weights: bool,
-    /// Intermediate gradients of a bundle's chains.
+    /// Intermediate gradients of a bundle's chains: places, and floats of an image (of the largest
+    /// stage, because a stage overwrites the gradient it has read).
     inner_gradients: Vec<usize>,
+    inner_floats: usize,
     sizes: Sizes,
     scratch: Scratch,
 }
@@ -81,18 +83,28 @@ struct Geometry {
     grad: usize,
 }
 
-/// A raw output: its place when gradients will follow, its place when they will not, floats of an image.
+/// A raw output: where it is kept for the gradient, and where it only passes through. The step of
+/// the latter is that of the largest, because bundles take turns and are added while the next one
+/// already runs.
 #[derive(Debug, Clone, Copy)]
 struct Raw {
     kept: usize,
-    passing: usize,
     floats: usize,
+    passing: usize,
+    passing_step: usize,
+}
+
+impl Raw {
+    /// Kept in any case.
+    fn kept(at: usize, floats: usize) -> Self {
+        Self { kept: at, floats, passing: at, passing_step: floats }
+    }
 }
 
 /// Statistics and scale of a raw output. Without a normalisation the scale is 1.
 #[derive(Debug)]
 struct Norm {
-    norm: Option<chain::Norm>,
+    batch: Option<chain::Norm>,
     channels: usize,
     padded: usize,
     pixels: usize,
@@ -102,7 +114,8 @@ struct Norm {
     values: usize,
 }
 
-/// The lazy gradient `a * g + b * z + c`: `a` at `a + image * a_stride`, then `b` and `c` of all images.
+/// The lazy gradient `a * g + b * z + c`: `a` at `a + image * a_stride`, then `b` and `c` of all
+/// images.
 #[derive(Debug, Clone, Copy)]
 struct Coefficients {
     a: usize,
@@ -259,13 +272,13 @@ impl State {
 
 impl Plan {
     /// Compiles `graph` for up to `max_batch` images.
-    pub fn compile(graph: &Graph, max_batch: usize) -> Result<Self> {
+    pub fn compile(graph: &Graph, max_batch: usize) -> Self {
         compile::compile(graph, max_batch.max(1))
     }
 
     /// Bytes that running `graph` with this many images takes, at the present number of threads.
-    pub fn estimate_bytes(graph: &Graph, max_batch: usize) -> Result<usize> {
-        Ok(Self::compile(graph, max_batch)?.arena_bytes())
+    pub fn estimate_bytes(graph: &Graph, max_batch: usize) -> usize {
+        Self::compile(graph, max_batch).arena_bytes()
     }
 
     /// Bytes of all buffers of a run with gradients, at the present number of threads.

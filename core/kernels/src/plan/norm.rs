@@ -1,9 +1,9 @@
 //! Batch statistics, scales, and the coefficients of the lazy gradient.
 //!
-//! `y = gamma * r * (z - m) + beta`, `r = (variance + 1e-5)^(-1/2)`, over `M` values a channel. For the gradient `G`
-//! of a weighted term, `SG = sum w G`, `S = r (sum w G z - m SG)`:
-//! `dz = gamma (w r G - r^2 S / M z + (r^2 m S / M - r SG / M))`, `dgamma = S`, `dbeta = SG`, and the gradient of the
-//! term's weight is `sum over channels of gamma S + beta SG` taken without the weight.
+//! `y = gamma * r * (z - m) + beta`, `r = (variance + 1e-5)^(-1/2)`, over `M` values a channel. For
+//! the gradient `G` of a weighted term, `SG = sum w G`, `S = r (sum w G z - m SG)`: `dz = gamma (w
+//! r G - r^2 S / M z + (r^2 m S / M - r SG / M))`, `dgamma = S`, `dbeta = SG`, and the gradient of
+//! the term's weight is `sum over channels of gamma S + beta SG` taken without the weight.
 #![expect(
     unsafe_code,
     unsafe_op_in_unsafe_fn,
@@ -42,7 +42,7 @@ impl Pass<'_> {
     /// `gamma` and `beta` of a block; 1 and 0 without them and in unused lanes.
     fn affine(&self, norm: &Norm, block: usize) -> (Lanes, Lanes) {
         let (mut gamma, mut beta) = ([1.0; 16], [0.0; 16]);
-        if let Some(affine) = norm.norm.and_then(|n| n.affine) {
+        if let Some(affine) = norm.batch.and_then(|n| n.affine) {
             for l in 0..16.min(norm.channels - block * 16) {
                 gamma[l] = f64::from(self.inputs.weights[affine.gamma + block * 16 + l]);
                 beta[l] = f64::from(self.inputs.weights[affine.beta + block * 16 + l]);
@@ -53,7 +53,7 @@ impl Pass<'_> {
 
     /// Clears and gives the place of an image's statistics; null if nobody reads them.
     pub(super) unsafe fn statistics_of(&self, norm: &Norm, image: usize) -> *mut f32 {
-        if norm.norm.is_none() || self.inputs.running.is_some() {
+        if norm.batch.is_none() || self.inputs.running.is_some() {
             return std::ptr::null_mut();
         }
         let part = self.small(norm.part + image * 3 * norm.padded);
@@ -65,7 +65,7 @@ impl Pass<'_> {
     pub(super) unsafe fn finalize(&self, norm: &Norm, statistics: Shared<f32>) {
         for block in 0..norm.padded / 16 {
             let at = norm.values + block * 16;
-            let Some(batch_norm) = norm.norm else {
+            let Some(batch_norm) = norm.batch else {
                 for (q, value) in [0.0, 1.0, 1.0, 0.0].into_iter().enumerate() {
                     self.put(at + q * norm.padded, &[value; 16]);
                 }
@@ -97,7 +97,8 @@ impl Pass<'_> {
         }
     }
 
-    /// Exact combination of the images' means and squared deviations, in order. Gives the number of values.
+    /// Exact combination of the images' means and squared deviations, in order. Gives the number of
+    /// values.
     unsafe fn moments(
         &self,
         norm: &Norm,
@@ -164,7 +165,8 @@ impl Pass<'_> {
         }
     }
 
-    /// Coefficients of `dz = a G + b z + c` for all terms of a bundle, and the gradients of their weights.
+    /// Coefficients of `dz = a G + b z + c` for all terms of a bundle, and the gradients of their
+    /// weights.
     pub(super) unsafe fn bundle_coefficients(
         &self,
         state: &State,
@@ -191,7 +193,7 @@ impl Pass<'_> {
     ) {
         let images = self.inputs.batch;
         let count = (images * norm.pixels) as f64;
-        let fixed = norm.norm.is_none() || self.inputs.running.is_some();
+        let fixed = norm.batch.is_none() || self.inputs.running.is_some();
         for block in 0..norm.padded / 16 {
             let used = 16.min(norm.channels - block * 16);
             let (mean, r) = (
@@ -227,7 +229,7 @@ impl Pass<'_> {
                 }
             }
             let s: Lanes = std::array::from_fn(|l| r[l] * (dot[l] - mean[l] * sum[l]));
-            if let (Some(weights), Some(affine)) = (weights, norm.norm.and_then(|n| n.affine)) {
+            if let (Some(weights), Some(affine)) = (weights, norm.batch.and_then(|n| n.affine)) {
                 for l in 0..used {
                     *weights.at(affine.gamma + block * 16 + l) += s[l] as f32;
                     *weights.at(affine.beta + block * 16 + l) += sum[l] as f32;

@@ -9,7 +9,8 @@ use super::exec::{Pass, Shared};
 use super::{Conv, MixWeights};
 
 impl Conv {
-    /// Start of the weights of an output channel for a tap, and the step between input channels; `None`: no weights.
+    /// Start of the weights of an output channel for a tap, and the step between input channels;
+    /// `None`: no weights.
     fn row(&self, tap: usize, out: usize) -> Option<(usize, usize)> {
         match self.weights {
             MixWeights::Dense(at) => {
@@ -50,7 +51,8 @@ impl Pass<'_> {
             let (forward, back) =
                 (self.packed(conv.packed + at), self.packed(conv.packed_back + at));
             for run in &conv.runs {
-                // A block of 16 input channels at a time: both layouts stay in the first cache level.
+                // A block of 16 input channels at a time: both layouts stay in the first cache
+                // level.
                 for first in (0..run.len).step_by(16) {
                     let (lane, len) = (run.lane + first, (run.len - first).min(16));
                     for out in 0..conv.outputs {
@@ -69,7 +71,8 @@ impl Pass<'_> {
         }
     }
 
-    /// Adds the partial gradients of these convolutions to the flat gradient, chunk by chunk in order.
+    /// Adds the partial gradients of these convolutions to the flat gradient, chunk by chunk in
+    /// order.
     pub(super) unsafe fn gather_gradients(&self, convs: &[usize], gradient: Shared<f32>) {
         let gather = |_, i: usize| self.gather(&self.plan.convs[convs[i]], gradient);
         if self.plan.shared_weights {

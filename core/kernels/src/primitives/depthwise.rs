@@ -9,8 +9,9 @@ pub(crate) struct Tap {
     pub weight: usize,
 }
 
-/// Depthwise correlation over a list of taps. It serves the forward pass (any stride or dilation) and the input
-/// gradient (stride 1: negated offsets; stride 2: one call for each parity class of the input, no zero insertion).
+/// Depthwise correlation over a list of taps. It serves the forward pass (any stride or dilation)
+/// and the input gradient (stride 1: negated offsets; stride 2: one call for each parity class of
+/// the input, no zero insertion).
 pub(crate) struct Depthwise {
     pub out: *mut f32,
     pub out_step: usize,
@@ -44,8 +45,8 @@ pub(crate) struct DepthwiseWeight {
     pub add: bool,
 }
 
-/// `R` rows of `P` pixels: enough independent sums to hide the latency of the multiply-add. The tap loop is
-/// unrolled `U` times: a branch for each tap would cost more than the tap.
+/// `R` rows of `P` pixels: enough independent sums to hide the latency of the multiply-add. The tap
+/// loop is unrolled `U` times: a branch for each tap would cost more than the tap.
 #[inline(always)]
 unsafe fn tile<V: Simd, const R: usize, const P: usize, const S: usize, const U: usize>(
     a: &Depthwise,
@@ -124,7 +125,8 @@ unsafe fn plane<V: Simd, const R: usize, const P: usize, const S: usize, const U
     }
 }
 
-/// One input pixel `J` of a kernel row, added to every output it reaches. All index arithmetic is constant.
+/// One input pixel `J` of a kernel row, added to every output it reaches. All index arithmetic is
+/// constant.
 #[inline(always)]
 unsafe fn slide<V: Simd, const P: usize, const K: usize, const D: usize, const J: usize>(
     acc: &mut [V; P],
@@ -141,7 +143,8 @@ unsafe fn slide<V: Simd, const P: usize, const K: usize, const D: usize, const J
     }
 }
 
-/// Full stencils with stride 1 on machines with 32 wide registers: each input is loaded once a kernel row.
+/// Full stencils with stride 1 on machines with 32 wide registers: each input is loaded once a
+/// kernel row.
 #[inline(always)]
 unsafe fn sliding_tile<V: Simd, const R: usize, const P: usize, const K: usize, const D: usize>(
     a: &Depthwise,

@@ -1,12 +1,15 @@
-//! Convolutions that mix channels: pointwise, dense and factorised reduction are one kernel over a list of taps.
+//! Convolutions that mix channels: pointwise, dense and factorised reduction are one kernel over a
+//! list of taps.
 
 use super::depthwise::Tap;
 use crate::simd::{Simd, zero};
 
-/// `out[co] (+)= sum over taps, ci of w[tap][co block][ci][16] * x[ci](tap)`, with optional statistics.
+/// `out[co] (+)= sum over taps, ci of w[tap][co block][ci][16] * x[ci](tap)`, with optional
+/// statistics.
 ///
-/// Statistics are sums of `z - k` and `(z - k)^2`, `k` being the image's first pixel: no cancellation. Their
-/// layout is `[sum, square, k][channels]`; `first` says that this call holds the first pixel and sets `k`.
+/// Statistics are sums of `z - k` and `(z - k)^2`, `k` being the image's first pixel: no
+/// cancellation. Their layout is `[sum, square, k][channels]`; `first` says that this call holds
+/// the first pixel and sets `k`.
 pub(crate) struct Mix {
     pub out: *mut f32,
     /// 16 or 32.
@@ -34,7 +37,8 @@ pub(crate) struct Mix {
     pub add: bool,
 }
 
-/// `dw[co][ci] (+)= sum over pixels of g[co] * x[ci]`, a row of `16 * blocks_in` floats for each padded `co`.
+/// `dw[co][ci] (+)= sum over pixels of g[co] * x[ci]`, a row of `16 * blocks_in` floats for each
+/// padded `co`.
 pub(crate) struct MixWeight {
     pub dw: *mut f32,
     pub g: *const f32,

@@ -1,12 +1,13 @@
 //! The kernels: one image, raw planes `[block][pixel][16]`, strides in floats.
 //!
-//! Contract of every kernel: the instruction set of its table is available, and all the addresses that its
-//! argument describes (rows, columns, blocks and taps) lie inside live allocations, outputs exclusively.
+//! Contract of every kernel: the instruction set of its table is available, and all the addresses
+//! that its argument describes (rows, columns, blocks and taps) lie inside live allocations,
+//! outputs exclusively.
 #![expect(
     unsafe_code,
     unsafe_op_in_unsafe_fn,
     clippy::needless_range_loop,
-    clippy::missing_safety_doc,
+    clippy::inline_always,
     reason = "kernel bodies over raw planes, under the contract above; plain indices unroll predictably"
 )]
 
@@ -39,9 +40,9 @@ pub(crate) struct Kernels {
     pub pool_back: unsafe fn(&PoolBack),
 }
 
-/// Tile sizes: a depthwise tile has `rows x pixels`, a mixing tile `pixels x blocks` of output, its weight gradient
-/// `out x in`; `k3` and `k5` are the kernel rows of one pass of the depthwise weight gradient; `wide` turns on the
-/// sliding depthwise kernel, which needs 32 wide registers.
+/// Tile sizes: a depthwise tile has `rows x pixels`, a mixing tile `pixels x blocks` of output, its
+/// weight gradient `out x in`; `k3` and `k5` are the kernel rows of one pass of the depthwise
+/// weight gradient; `wide` turns on the sliding depthwise kernel, which needs 32 wide registers.
 macro_rules! table {
     ($name:ident, $V:ty, rows $R:literal, pixels $P:literal, wide $W:literal, blocks $Q:literal,
      out $M:literal, in $N:literal, k3 $R3:literal, k5 $R5:literal, $(#[$feature:meta])*) => {

@@ -1,4 +1,5 @@
-//! 3x3 pooling with padding 1: maximum (first in scan order among equals) and average (without the padding).
+//! 3x3 pooling with padding 1: maximum (first in scan order among equals) and average (without the
+//! padding).
 
 use crate::simd::{Simd, zero};
 

@@ -26,7 +26,8 @@ pub(crate) struct Dots {
     pub sum: *mut f32,
 }
 
-/// `out = s * x + t`, rectified if `relu`; without the affine map if `s` is null. Rows of `out` may be padded.
+/// `out = s * x + t`, rectified if `relu`; without the affine map if `s` is null. Rows of `out` may
+/// be padded.
 pub(crate) struct Fill {
     pub out: *mut f32,
     pub out_row: usize,
@@ -51,7 +52,8 @@ pub(crate) struct Lazy {
     pub c: *const f32,
 }
 
-/// `out = (s * z + t > 0) ? g : 0` (everything passes unless `relu`), with `sums = [sum of out, sum of out * z]`.
+/// `out = (s * z + t > 0) ? g : 0` (everything passes unless `relu`), with `sums = [sum of out, sum
+/// of out * z]`.
 pub(crate) struct Mask {
     pub g: *const f32,
     pub out: *mut f32,

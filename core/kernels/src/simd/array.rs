@@ -1,4 +1,5 @@
-//! Plain arrays: for machines without a table of their own. No `mul_add`: without FMA it is a library call.
+//! Plain arrays: for machines without a table of their own. No `mul_add`: without FMA it is a
+//! library call.
 
 use super::{LANES, Simd};
 

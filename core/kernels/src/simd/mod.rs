@@ -1,10 +1,13 @@
-//! A logical vector of 16 `f32` lanes: one pixel of one block of channels, whatever the register width.
+//! A logical vector of 16 `f32` lanes: one pixel of one block of channels, whatever the register
+//! width.
 //!
-//! Every kernel is written once against [`Simd`]. A lane is a channel, and every sum over pixels, taps or input
-//! channels runs in one order, so instruction sets differ only in fused multiply-adds and in tile widths.
+//! Every kernel is written once against [`Simd`]. A lane is a channel, and every sum over pixels,
+//! taps or input channels runs in one order, so instruction sets differ only in fused multiply-adds
+//! and in tile widths.
 #![expect(
     unsafe_code,
     unsafe_op_in_unsafe_fn,
+    clippy::inline_always,
     reason = "vector intrinsics and raw loads; each method needs its instruction set and 16 valid floats"
 )]
 
@@ -23,7 +26,8 @@ pub(crate) use x86::{Avx2, Avx512};
 /// Number of channels in a block.
 pub(crate) const LANES: usize = 16;
 
-/// 16 lanes of `f32`. Methods need the instruction set of the implementing type; pointers need 16 valid floats.
+/// 16 lanes of `f32`. Methods need the instruction set of the implementing type; pointers need 16
+/// valid floats.
 pub(crate) trait Simd: Copy {
     unsafe fn load(p: *const f32) -> Self;
     unsafe fn store(self, p: *mut f32);

@@ -1,6 +1,9 @@
 //! NEON: four registers of four lanes.
 
-use core::arch::aarch64::*;
+use core::arch::aarch64::{
+    float32x4_t, vaddq_f32, vbslq_f32, vceqq_f32, vcgtq_f32, vcgtzq_f32, vdupq_n_f32, vfmaq_f32,
+    vld1q_f32, vmaxq_f32, vmulq_f32, vst1q_f32, vsubq_f32,
+};
 
 use super::Simd;
 

@@ -1,6 +1,13 @@
 //! AVX-512 (one register) and AVX2 with FMA (two registers).
 
-use core::arch::x86_64::*;
+use core::arch::x86_64::{
+    __m256, __m512, _CMP_EQ_OQ, _CMP_GT_OQ, _MM_HINT_ET0, _mm_prefetch, _mm256_add_ps,
+    _mm256_and_ps, _mm256_blendv_ps, _mm256_cmp_ps, _mm256_fmadd_ps, _mm256_loadu_ps,
+    _mm256_max_ps, _mm256_mul_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps,
+    _mm256_sub_ps, _mm512_add_ps, _mm512_cmp_ps_mask, _mm512_fmadd_ps, _mm512_loadu_ps,
+    _mm512_mask_mov_ps, _mm512_maskz_mov_ps, _mm512_max_ps, _mm512_mul_ps, _mm512_set1_ps,
+    _mm512_setzero_ps, _mm512_storeu_ps, _mm512_sub_ps,
+};
 
 use super::Simd;
 

@@ -1,0 +1,414 @@
+//! The command line.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// Compare neural architecture search methods honestly.
+///
+/// Exit codes: 0 ok, 1 failed, 2 usage or configuration, 3 comparison incomplete.
+#[derive(Debug, Parser)]
+#[command(name = "tetlo", version, propagate_version = true)]
+pub(crate) struct Cli {
+    /// Never show progress bars.
+    #[arg(long, global = true)]
+    pub(crate) no_progress: bool,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// How listings and checks are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people.
+    Text,
+    /// One JSON document on one line.
+    Json,
+}
+
+/// `--format`.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct FormatArg {
+    /// How to print.
+    #[arg(long, value_enum, default_value = "text")]
+    pub(crate) format: Format,
+}
+
+/// A config file and changes to it.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ConfigArgs {
+    /// The comparison's TOML file.
+    pub(crate) config: PathBuf,
+    /// Change a key: `--set search.epochs=1`, `--set method.tetlo.optimizer.options.lambda=0.5`.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+}
+
+/// A config file, and which of its tasks and methods.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct PickArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// Name of the task (default: the first).
+    #[arg(long)]
+    pub(crate) task: Option<String>,
+    /// Name of the method (default: the first).
+    #[arg(long)]
+    pub(crate) method: Option<String>,
+    /// Seed (default: the first).
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+    /// `cpu` or `cuda:N` (default: the config's).
+    #[arg(long)]
+    pub(crate) device: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a comparison: plan, search, retrain, statistics, report.
+    Compare(CompareArgs),
+    /// Run one search.
+    Search(SearchArgs),
+    /// Train a genotype's network from scratch and test it.
+    Retrain(RetrainArgs),
+    /// Print the result of a finished trial or comparison directory.
+    Evaluate(EvaluateArgs),
+    /// Write the trials of a comparison, and what they will take.
+    Plan(PlanArgs),
+    /// Run one trial of a planned comparison.
+    RunTrial(RunTrialArgs),
+    /// Write reports of a comparison.
+    Report(ReportArgs),
+    /// List, show and apply plugins.
+    #[command(subcommand)]
+    Plugins(PluginsCommand),
+    /// Evaluate a network, or one search step, on given arrays.
+    #[command(subcommand)]
+    Network(NetworkCommand),
+    /// Check numbers against exact references.
+    #[command(subcommand)]
+    Check(CheckCommand),
+    /// Measure speed.
+    #[command(subcommand)]
+    Bench(BenchCommand),
+    /// Write, check and explain configurations.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// List and show data sets.
+    #[command(subcommand)]
+    Data(DataCommand),
+    /// Draw the cells of a genotype.
+    Draw(DrawArgs),
+    /// Say what this machine offers.
+    Doctor(FormatArg),
+    /// Print a completion script.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page.
+    Man,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CompareArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// Output directory (default: `runs/NAME`).
+    #[arg(long)]
+    pub(crate) out: Option<PathBuf>,
+    /// Trials at a time, each a process of its own when more than 1.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1024))]
+    pub(crate) jobs: u64,
+    /// Continue where an earlier run stopped (the default for a directory of the same config).
+    #[arg(long)]
+    pub(crate) resume: bool,
+    /// `cpu` or `cuda:N` (default: the config's).
+    #[arg(long)]
+    pub(crate) device: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SearchArgs {
+    #[command(flatten)]
+    pub(crate) pick: PickArgs,
+    /// Output directory (default: `runs/NAME-search/TRIAL`).
+    #[arg(long)]
+    pub(crate) out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RetrainArgs {
+    /// A genotype (file, JSON or Python text), or a directory with a `genotype.json`.
+    pub(crate) genotype: String,
+    /// The comparison's TOML file: data, space and retraining protocol.
+    #[arg(long)]
+    pub(crate) config: PathBuf,
+    /// Change a key of the config.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// Name of the task (default: the first).
+    #[arg(long)]
+    pub(crate) task: Option<String>,
+    /// Seed (default: the first).
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+    #[command(flatten)]
+    pub(crate) format: FormatArg,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EvaluateArgs {
+    /// A trial's or a comparison's directory.
+    pub(crate) run: PathBuf,
+    #[command(flatten)]
+    pub(crate) format: FormatArg,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// Output directory; without it the plan is only printed.
+    #[arg(long)]
+    pub(crate) out: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) format: FormatArg,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunTrialArgs {
+    /// The planned comparison's directory.
+    pub(crate) directory: PathBuf,
+    /// Index of the trial in `plan.jsonl`.
+    #[arg(long)]
+    pub(crate) index: usize,
+    /// End when this process's parent ends.
+    #[arg(long, hide = true)]
+    pub(crate) child: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReportArgs {
+    /// The comparison's directory.
+    pub(crate) directory: PathBuf,
+    /// Write the HTML page here.
+    #[arg(long)]
+    pub(crate) html: Option<PathBuf>,
+    /// Write Markdown here.
+    #[arg(long)]
+    pub(crate) markdown: Option<PathBuf>,
+    /// Write a LaTeX table here.
+    #[arg(long)]
+    pub(crate) latex: Option<PathBuf>,
+    /// Write a row a trial here.
+    #[arg(long)]
+    pub(crate) csv: Option<PathBuf>,
+    /// Write the summary here.
+    #[arg(long)]
+    pub(crate) json: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PluginsCommand {
+    /// List all plugins.
+    List {
+        /// Only this kind, such as `transfer-loss`.
+        #[arg(long)]
+        kind: Option<String>,
+        #[command(flatten)]
+        format: FormatArg,
+    },
+    /// Show a plugin: options, defaults, schema.
+    Show {
+        /// NAME or KIND/NAME.
+        name: String,
+        #[command(flatten)]
+        format: FormatArg,
+    },
+    /// Apply a transfer loss, a selection or a stopping rule to given arrays.
+    Eval {
+        /// NAME (a transfer loss, selection or stopping rule) or KIND/NAME.
+        name: String,
+        /// Arrays (npz), or a trace (jsonl) for a stopping rule.
+        #[arg(long)]
+        input: PathBuf,
+        /// Result: an npz for a transfer loss, else a JSON line a row.
+        #[arg(long)]
+        output: PathBuf,
+        /// Options as TOML: `--options 'sampler = "all"'`.
+        #[arg(long, default_value = "")]
+        options: String,
+        /// The space a selection works in.
+        #[arg(long, default_value = "darts")]
+        space: String,
+    },
+}
+
+/// A config with weights and arrays.
+#[derive(Debug, Args)]
+pub(crate) struct NetworkArgs {
+    #[command(flatten)]
+    pub(crate) pick: PickArgs,
+    /// Weights, running statistics and architecture parameters by the authors' names.
+    #[arg(long)]
+    pub(crate) weights: Option<PathBuf>,
+    /// Input arrays (npz).
+    #[arg(long)]
+    pub(crate) input: Option<PathBuf>,
+    /// Output arrays (npz).
+    #[arg(long)]
+    pub(crate) output: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NetworkCommand {
+    /// Logits, embedding, loss and gradients of the supernet or a derived network in train mode.
+    Eval {
+        #[command(flatten)]
+        network: NetworkArgs,
+        /// Also the gradients of weights and architecture parameters.
+        #[arg(long)]
+        grad: bool,
+        /// The derived network of this genotype (file, JSON or Python text) instead of the supernet.
+        #[arg(long)]
+        genotype: Option<String>,
+        /// Write freshly initialised weights here.
+        #[arg(long)]
+        init: Option<PathBuf>,
+    },
+    /// One complete search step of a method.
+    Step {
+        #[command(flatten)]
+        network: NetworkArgs,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CheckCommand {
+    /// Every estimator at every level against an exact hypergradient.
+    Hypergrad {
+        /// Check problem (default: all).
+        #[arg(long)]
+        problem: Option<String>,
+        /// The problem's arrays (npz).
+        #[arg(long)]
+        input: Option<PathBuf>,
+        /// Gradients and terms (npz).
+        #[arg(long)]
+        output: Option<PathBuf>,
+        /// Options as TOML: `--options 'levels = 3, gamma = 0'`.
+        #[arg(long, default_value = "")]
+        options: String,
+        /// Seed of the arrays where no input is given.
+        #[arg(long, default_value_t = 0)]
+        seed: u64,
+        /// Write the arrays that were used.
+        #[arg(long)]
+        dump: Option<PathBuf>,
+        #[command(flatten)]
+        format: FormatArg,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchCommand {
+    /// Time the supernet of a space; prints JSON.
+    Supernet(BenchArgs),
+}
+
+/// What part of a step is timed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Phase {
+    /// A forward pass in train mode, no gradients.
+    Fwd,
+    /// Forward, backward and SGD.
+    Weight,
+    /// A whole search step: architecture and weights.
+    Step,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    /// The space.
+    #[arg(long, default_value = "darts")]
+    pub(crate) space: String,
+    /// Initial channels.
+    #[arg(long, default_value_t = 16)]
+    pub(crate) channels: usize,
+    /// Number of cells.
+    #[arg(long, default_value_t = 8)]
+    pub(crate) layers: usize,
+    /// Side of the images.
+    #[arg(long, default_value_t = 32)]
+    pub(crate) image: usize,
+    /// Images a batch.
+    #[arg(long, default_value_t = 8)]
+    pub(crate) batch: usize,
+    /// Order of the architecture gradient.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
+    pub(crate) order: u8,
+    /// What is timed.
+    #[arg(long, value_enum, default_value = "step")]
+    pub(crate) phase: Phase,
+    /// Threads; 0: all.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) threads: usize,
+    /// Timed steps (one more warms up).
+    #[arg(long, default_value_t = 5)]
+    pub(crate) steps: usize,
+    /// `cpu` or `cuda:N`.
+    #[arg(long, default_value = "cpu")]
+    pub(crate) device: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Print a complete config to start from.
+    Init {
+        /// The preset it compares with random search.
+        #[arg(default_value = "tetlo")]
+        preset: String,
+    },
+    /// Check a config and say what in it is without effect.
+    Check {
+        #[command(flatten)]
+        config: ConfigArgs,
+        #[command(flatten)]
+        format: FormatArg,
+    },
+    /// Print the JSON schema of the config.
+    Schema,
+    /// Explain a key.
+    Explain {
+        /// Such as `search.batch-size` or `transfer-loss.qrs.temperature`.
+        key: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DataCommand {
+    /// List data sets.
+    List(FormatArg),
+    /// Load a data set and describe it.
+    Show {
+        /// Its plugin.
+        name: String,
+        /// Options as TOML.
+        #[arg(long, default_value = "")]
+        options: String,
+        #[command(flatten)]
+        format: FormatArg,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DrawArgs {
+    /// A genotype (file, JSON or Python text), or a directory with a `genotype.json`.
+    pub(crate) genotype: String,
+    /// Write an SVG picture here.
+    #[arg(long)]
+    pub(crate) svg: Option<PathBuf>,
+    /// Write Graphviz text here.
+    #[arg(long)]
+    pub(crate) dot: Option<PathBuf>,
+}

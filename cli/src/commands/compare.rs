@@ -1,0 +1,262 @@
+//! `compare`, `plan`, `run-trial`, `report`: a comparison as a whole and cut up.
+
+use crate::args::{CompareArgs, Format, PlanArgs, ReportArgs, RunTrialArgs};
+use crate::commands::setup::{self, place};
+use crate::console::{self, Progress};
+use crate::exit::{Exit, Usage};
+use crate::report::{self, Report};
+use anyhow::{Result, bail};
+use serde_json::json;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+use tetlo_core::config::CompareConfig;
+use tetlo_core::data::Data;
+use tetlo_engine::comparison::{Comparison, check_trial};
+use tetlo_engine::plan::{Trial, plan as make_plan};
+use tetlo_engine::trial::{Place, load_data, run as run_one};
+
+/// Runs a comparison.
+pub(crate) fn compare(arguments: &CompareArgs, bars: bool) -> Result<Exit> {
+    let mut config = setup::load(&arguments.config)?;
+    if let Some(device) = &arguments.device {
+        config.device.clone_from(device);
+    }
+    let place = place(&config.device, config.threads)?;
+    let trials = make_plan(&config)?;
+    // Everything that can be wrong with the config is found before anything is written.
+    check(&trials)?;
+    let out = arguments.out.clone().unwrap_or_else(|| Path::new("runs").join(&config.name));
+    let comparison = Comparison::open(&out, &config, &trials)?;
+    let began = Instant::now();
+    if arguments.jobs > 1 {
+        run_children(&comparison, &trials, arguments.jobs as usize)?;
+    } else {
+        run_here(&comparison, &trials, &place, bars)?;
+    }
+    finish(&comparison, &config, began)
+}
+
+/// Builds every method on every task without training.
+fn check(trials: &[Trial]) -> Result<()> {
+    let mut data: Option<(String, Data)> = None;
+    let mut seen: Vec<(&str, &str)> = vec![];
+    for trial in trials {
+        let names = (trial.task.name.as_str(), trial.method.name.as_str());
+        if seen.contains(&names) {
+            continue;
+        }
+        seen.push(names);
+        let loaded = for_task(&mut data, trial)?;
+        check_trial(trial, loaded)?;
+    }
+    Ok(())
+}
+
+/// The data of a trial's task, loaded once.
+fn for_task<'a>(cache: &'a mut Option<(String, Data)>, trial: &Trial) -> Result<&'a Data> {
+    if cache.as_ref().is_none_or(|(name, _)| *name != trial.task.name) {
+        *cache = Some((trial.task.name.clone(), load_data(trial)?));
+    }
+    cache.as_ref().map(|(_, data)| data).ok_or_else(|| anyhow::anyhow!("no data"))
+}
+
+fn label(trial: &Trial, of: usize) -> String {
+    let Trial { index, method, task, seed, .. } = trial;
+    format!("[{}/{of}] {} on {}, seed {seed}:", index + 1, method.name, task.name)
+}
+
+fn run_here(
+    comparison: &Comparison,
+    trials: &[Trial],
+    place: &Place,
+    bars: bool,
+) -> Result<()> {
+    let mut data = None;
+    for trial in trials {
+        let directory = comparison.trial(&trial.id);
+        if directory.result()?.is_some() {
+            continue;
+        }
+        let loaded = for_task(&mut data, trial)?;
+        let mut progress = Progress::new(label(trial, trials.len()), bars);
+        let outcome = run_one(trial, &directory, loaded, place, &mut progress);
+        drop(progress);
+        if let Err(error) = outcome {
+            if error.is_usage() {
+                return Err(error.into());
+            }
+            // The failure is on record; the comparison goes on and says so at the end.
+            console::note(&format!("{} failed: {error}", label(trial, trials.len())));
+        }
+    }
+    Ok(())
+}
+
+/// Runs trials in child processes, `jobs` at a time.
+fn run_children(comparison: &Comparison, trials: &[Trial], jobs: usize) -> Result<()> {
+    use std::process::{Child, Command, Stdio};
+    let program = std::env::current_exe()?;
+    let mut waiting: Vec<&Trial> = Vec::new();
+    for trial in trials.iter().rev() {
+        if comparison.trial(&trial.id).result()?.is_none() {
+            waiting.push(trial);
+        }
+    }
+    let mut running: Vec<(&Trial, Child)> = Vec::new();
+    while !waiting.is_empty() || !running.is_empty() {
+        while running.len() < jobs
+            && let Some(trial) = waiting.pop()
+        {
+            let child = Command::new(&program)
+                .args(["--no-progress", "run-trial", "--child", "--index"])
+                .arg(trial.index.to_string())
+                .arg(comparison.path())
+                .stdin(Stdio::piped()) // closes when this process ends: the child then ends too
+                .stdout(Stdio::null())
+                .spawn()?;
+            running.push((trial, child));
+        }
+        let mut i = 0;
+        while i < running.len() {
+            match running[i].1.try_wait()? {
+                None => i += 1,
+                Some(status) => {
+                    let (trial, _) = running.swap_remove(i);
+                    if !status.success() {
+                        console::note(&format!("{} {status}", label(trial, trials.len())));
+                        comparison.record_death(trial, status)?;
+                    }
+                }
+            }
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    Ok(())
+}
+
+/// Summary, reports, table.
+fn finish(comparison: &Comparison, config: &CompareConfig, began: Instant) -> Result<Exit> {
+    let summary = comparison.summarise(config)?;
+    let report = Report::load(comparison.path())?;
+    comparison.write("report.html", report::html(&report).as_bytes())?;
+    comparison.write("report.md", report::markdown(&report).as_bytes())?;
+    comparison.write("results.csv", report::csv(&report).as_bytes())?;
+    console::out(&report::table(&summary));
+    let out = comparison.path().display();
+    console::note(&format!(
+        "{} in {:.0} s; report: {out}/report.html",
+        config.name,
+        began.elapsed().as_secs_f64()
+    ));
+    let missing = comparison.missing()?;
+    if missing > 0 {
+        console::note(&format!(
+            "error: {missing} of {} trials have no result; run the same command again to retry them",
+            comparison.trials()
+        ));
+        return Ok(Exit::Incomplete);
+    }
+    Ok(Exit::Ok)
+}
+
+/// Writes or prints the plan.
+pub(crate) fn plan(arguments: &PlanArgs) -> Result<Exit> {
+    let config = setup::load(&arguments.config)?;
+    let trials = make_plan(&config)?;
+    let mut cost = Vec::new();
+    let mut data = None;
+    for trial in &trials {
+        let loaded = for_task(&mut data, trial)?;
+        cost.push(check_trial(trial, loaded)?);
+    }
+    if let Some(out) = &arguments.out {
+        Comparison::open(out, &config, &trials)?;
+    }
+    match arguments.format.format {
+        Format::Json => {
+            let list: Vec<_> = trials
+                .iter()
+                .zip(&cost)
+                .map(|(t, c)| {
+                    let mut line = t.to_json();
+                    line["memory_bytes"] = json!(c.memory_bytes);
+                    line["multiply_adds"] = json!(c.multiply_adds);
+                    line
+                })
+                .collect();
+            console::out_json(&list)?;
+        }
+        Format::Text => {
+            for (trial, cost) in trials.iter().zip(&cost) {
+                console::out(&format!(
+                    "{:>4}  {}  {} on {}, seed {}  about {} MiB, {:.1}e12 multiply-adds",
+                    trial.index,
+                    trial.id,
+                    trial.method.name,
+                    trial.task.name,
+                    trial.seed,
+                    cost.memory_bytes >> 20,
+                    cost.multiply_adds / 1e12,
+                ));
+            }
+        }
+    }
+    Ok(Exit::Ok)
+}
+
+/// Runs one trial of a planned comparison.
+pub(crate) fn run_trial(arguments: &RunTrialArgs, bars: bool) -> Result<Exit> {
+    if arguments.child {
+        end_with_parent();
+    }
+    let directory = &arguments.directory;
+    let (comparison, config, trials) = Comparison::reopen(directory)?;
+    let Some(trial) = trials.get(arguments.index) else {
+        bail!(Usage(format!(
+            "{} has {} trials, there is no index {}",
+            directory.display(),
+            trials.len(),
+            arguments.index
+        )));
+    };
+    let place = place(&config.device, config.threads)?;
+    let data = load_data(trial)?;
+    let mut progress = Progress::new(label(trial, trials.len()), bars);
+    let result = run_one(trial, &comparison.trial(&trial.id), &data, &place, &mut progress)?;
+    drop(progress);
+    console::out_json(&result)?;
+    Ok(Exit::Ok)
+}
+
+/// Ends this process when standard input closes, that is when the parent is gone.
+fn end_with_parent() {
+    std::thread::spawn(|| {
+        use std::io::Read;
+        let mut byte = [0];
+        while matches!(std::io::stdin().read(&mut byte), Ok(n) if n > 0) {}
+        #[expect(clippy::exit, reason = "the parent is gone: nobody waits for this process")]
+        std::process::exit(1);
+    });
+}
+
+/// Writes reports.
+pub(crate) fn report(arguments: &ReportArgs) -> Result<Exit> {
+    let report = Report::load(&arguments.directory)?;
+    let mut wrote = false;
+    let mut put = |path: &Option<PathBuf>, text: &dyn Fn() -> Result<String>| -> Result<()> {
+        if let Some(path) = path {
+            setup::write(path, text()?.as_bytes())?;
+            wrote = true;
+        }
+        Ok(())
+    };
+    put(&arguments.html, &|| Ok(report::html(&report)))?;
+    put(&arguments.markdown, &|| Ok(report::markdown(&report)))?;
+    put(&arguments.latex, &|| Ok(report::latex(&report)))?;
+    put(&arguments.csv, &|| Ok(report::csv(&report)))?;
+    put(&arguments.json, &|| Ok(serde_json::to_string_pretty(&report.summary)? + "\n"))?;
+    if !wrote {
+        console::out(&report::table(&report.summary));
+    }
+    Ok(Exit::Ok)
+}

@@ -1,0 +1,82 @@
+//! `config init|check|schema|explain`.
+
+use crate::args::{ConfigCommand, Format};
+use crate::commands::setup;
+use crate::console;
+use crate::exit::Exit;
+use anyhow::Result;
+use serde_json::json;
+use tetlo_core::config::{self, CompareConfig, OptimizerKind};
+use tetlo_core::kinds::MultilevelOptimizer;
+
+/// The config that `config init` prints, for the preset that stands where it says PRESET.
+pub(crate) const INITIAL: &str = include_str!("initial.toml");
+
+/// Runs a `config` command.
+pub(crate) fn run(command: ConfigCommand) -> Result<Exit> {
+    match command {
+        ConfigCommand::Init { preset } => {
+            config::preset(&preset)?;
+            console::out(INITIAL.replace("PRESET", &preset).trim_end());
+            Ok(Exit::Ok)
+        }
+        ConfigCommand::Check { config, format } => check(&setup::load(&config)?, format.format),
+        ConfigCommand::Schema => {
+            console::out_json(&config::schema())?;
+            Ok(Exit::Ok)
+        }
+        ConfigCommand::Explain { key } => {
+            console::out(config::explain(&key)?.trim_end());
+            Ok(Exit::Ok)
+        }
+    }
+}
+
+/// What in a config has no effect, method by method.
+fn remarks(config: &CompareConfig) -> Result<Vec<String>> {
+    let mut remarks = Vec::new();
+    for method in &config.methods {
+        if method.optimizer_kind != OptimizerKind::MultilevelOptimizer {
+            continue;
+        }
+        let optimizer: Box<dyn MultilevelOptimizer> = method.optimizer.build()?;
+        let graph = optimizer.graph()?;
+        remarks.extend(optimizer.remarks().into_iter().map(|r| format!("{}: {r}", method.name)));
+        if method.auxiliary.is_some() && !graph.uses_auxiliary() {
+            remarks.push(format!("{}: `auxiliary` is inert: no stage trains one", method.name));
+        }
+        if method.transfer_loss.is_some() && !graph.uses_transfer() {
+            remarks.push(format!("{}: `transfer-loss` is inert: no stage uses it", method.name));
+        }
+    }
+    Ok(remarks)
+}
+
+fn check(config: &CompareConfig, format: Format) -> Result<Exit> {
+    let remarks = remarks(config)?;
+    let trials = config.methods.len() * config.tasks.len() * config.seeds.len();
+    match format {
+        Format::Json => console::out_json(&json!({
+            "ok": true,
+            "name": config.name,
+            "methods": config.methods.len(),
+            "tasks": config.tasks.len(),
+            "seeds": config.seeds.len(),
+            "trials": trials,
+            "remarks": remarks,
+        }))?,
+        Format::Text => {
+            console::out(&format!(
+                "`{}` is a good config: {} methods × {} tasks × {} seeds = {trials} trials",
+                config.name,
+                config.methods.len(),
+                config.tasks.len(),
+                config.seeds.len()
+            ));
+            for remark in remarks {
+                console::out(&format!("remark: {remark}"));
+            }
+        }
+    }
+    Ok(Exit::Ok)
+}

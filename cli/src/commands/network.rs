@@ -1,0 +1,298 @@
+//! `network eval|step`: networks and search steps on given arrays, for checks from outside.
+
+use crate::args::{NetworkArgs, NetworkCommand};
+use crate::commands::plugins::{array, labels};
+use crate::commands::setup::{self, genotype, pick, place};
+use crate::exit::{Exit, Usage};
+use anyhow::{Context, Result, bail};
+use candle_core::{DType, Device, Tensor, Var};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use tetlo_core::config::OptimizerKind;
+use tetlo_core::kinds::{Evaluator, Progress, Relaxation};
+use tetlo_core::layout::Layout;
+use tetlo_core::multilevel::{Batch, Batches, cross_entropy};
+use tetlo_core::network::{ImageShape, Network, Pass, update_running_statistics};
+use tetlo_core::rng::{Key, Purpose};
+use tetlo_core::space::initial_values;
+use tetlo_engine::plan::Trial;
+use tetlo_engine::record::Silent;
+use tetlo_engine::retrain::derived_network_of;
+use tetlo_engine::search::{Method, SearchState};
+use tetlo_engine::trial::{load_data, space};
+use tetlo_engine::npz;
+
+/// Named tensors of a safetensors file.
+type Named = HashMap<String, Tensor>;
+
+/// Runs a `network` command.
+pub(crate) fn run(command: NetworkCommand) -> Result<Exit> {
+    match command {
+        NetworkCommand::Eval { network, grad, genotype, init } => {
+            eval(&network, grad, genotype.as_deref(), init.as_deref())
+        }
+        NetworkCommand::Step { network } => step(&network),
+    }
+}
+
+/// Prefix of the auxiliary model's arrays in weight files.
+const AUXILIARY: &str = "aux.";
+
+fn read_weights(path: &Path) -> Result<Named> {
+    candle_core::safetensors::load(path, &Device::Cpu)
+        .map_err(|e| Usage(format!("cannot read {}: {e}", path.display())).into())
+}
+
+fn need<'a>(path: Option<&'a PathBuf>, flag: &str) -> Result<&'a Path> {
+    path.map(PathBuf::as_path).ok_or_else(|| Usage(format!("`{flag}` is missing")).into())
+}
+
+fn batch(arrays: &npz::Arrays, file: &Path, x: &str, y: &str) -> Result<Batch> {
+    let images = array(arrays, file, x)?.to_dtype(DType::F32)?;
+    let labels = labels(array(arrays, file, y)?, y)?;
+    if images.rank() != 4 || images.dims()[0] != labels.len() {
+        bail!(Usage(format!(
+            "{}: `{x}` must be B × C × H × W with a label for each image in `{y}`",
+            file.display()
+        )));
+    }
+    Ok(Batch { images, labels })
+}
+
+fn image_shape(batch: &Batch) -> Result<ImageShape> {
+    let (_, channels, height, width) = batch.images.dims4()?;
+    Ok(ImageShape { channels, height, width })
+}
+
+/// The number of classes: that of the classifier in the weights, else the data set's.
+fn classes(weights: Option<&Named>, trial: &Trial) -> Result<usize> {
+    match weights.and_then(|w| w.get("classifier.weight")) {
+        Some(classifier) => Ok(classifier.dims()[0]),
+        None => Ok(load_data(trial)?.classes),
+    }
+}
+
+fn check_labels(batch: &Batch, classes: usize) -> Result<()> {
+    match batch.labels.iter().find(|l| **l as usize >= classes) {
+        Some(label) => bail!(Usage(format!("label {label}, but there are {classes} classes"))),
+        None => Ok(()),
+    }
+}
+
+/// Values of a layout from named arrays; a missing array is an error that names the file.
+fn gather(layout: &Layout, named: &Named, prefix: &str, path: &Path) -> Result<Option<Tensor>> {
+    if layout.is_empty() {
+        return Ok(None);
+    }
+    let own: Named = named
+        .iter()
+        .filter_map(|(name, t)| Some((name.strip_prefix(prefix)?.to_owned(), t.clone())))
+        .collect();
+    let flat = layout.gather(&own, DType::F32);
+    Ok(Some(flat.map_err(|e| Usage(format!("{}: {e}", path.display())))?))
+}
+
+fn scatter(out: &mut Vec<(String, Tensor)>, prefix: &str, layout: &Layout, flat: &Tensor) -> Result<()> {
+    for (name, tensor) in layout.scatter(flat)? {
+        out.push((format!("{prefix}{name}"), tensor));
+    }
+    Ok(())
+}
+
+fn eval(
+    arguments: &NetworkArgs,
+    grad: bool,
+    text: Option<&str>,
+    init: Option<&Path>,
+) -> Result<Exit> {
+    let (config, trial) = pick(&arguments.pick)?;
+    place(&config.device, config.threads)?;
+    let weights = match &arguments.weights {
+        Some(path) => Some(read_weights(path)?),
+        None if init.is_some() => None,
+        None => bail!(Usage("`--weights` is missing (or `--init` to draw fresh ones)".into())),
+    };
+    let input = match &arguments.input {
+        Some(path) => Some(batch(&npz::read(path)?, path, "x", "y")?),
+        None => None,
+    };
+    let image = match &input {
+        Some(batch) => image_shape(batch)?,
+        None => load_data(&trial)?.train.shape,
+    };
+    let classes = classes(weights.as_ref(), &trial)?;
+    let space = space(&trial)?;
+    let mut auxiliary_weight = 0.0;
+    let network: Box<dyn Network> = if let Some(text) = text {
+        let evaluator: Box<dyn Evaluator> = trial.task.evaluate.build()?;
+        let protocol = evaluator.protocol().ok_or_else(|| {
+            Usage("the evaluator does not retrain: the derived network has no size".into())
+        })?;
+        auxiliary_weight = protocol.auxiliary_weight;
+        Box::new(derived_network_of(&space, &genotype(text)?, image, classes, protocol)?)
+    } else {
+        let relaxation: Box<dyn Relaxation> = match &trial.method.relaxation {
+            Some(relaxation) => relaxation.build()?,
+            None => bail!(Usage(format!(
+                "method `{}` has no supernet; choose another `--method` or give a `--genotype`",
+                trial.method.name
+            ))),
+        };
+        Box::new(space.supernet(image, classes, std::sync::Arc::from(relaxation))?)
+    };
+    let network = network.as_ref();
+    if let Some(path) = init {
+        let key = Key::new(trial.seed, Purpose::Weights);
+        let (weights, buffers, architecture) = initial_values(network, key)?;
+        let mut out = Vec::new();
+        scatter(&mut out, "", network.weights(), &weights)?;
+        for (layout, flat) in
+            [(network.buffers(), buffers), (network.architecture(), architecture)]
+        {
+            if let Some(flat) = flat {
+                scatter(&mut out, "", layout, &flat)?;
+            }
+        }
+        let named: Named = out.into_iter().collect();
+        let bytes = safetensors_bytes(&named)?;
+        setup::write(path, &bytes)?;
+        if arguments.weights.is_none() {
+            return Ok(Exit::Ok);
+        }
+    }
+    let (Some(named), Some(path)) = (weights, &arguments.weights) else { return Ok(Exit::Ok) };
+    let batch = input.context("`--input` is missing").map_err(|e| Usage(e.to_string()))?;
+    check_labels(&batch, classes)?;
+    let output = need(arguments.output.as_ref(), "--output")?;
+    let flat = gather(network.weights(), &named, "", path)?.context("a network without weights")?;
+    let buffers = gather(network.buffers(), &named, "", path)?;
+    let architecture = gather(network.architecture(), &named, "", path)?;
+
+    let weights = Var::from_tensor(&flat)?;
+    let architecture = architecture.map(|a| Var::from_tensor(&a)).transpose()?;
+    let pass = Pass::train(Key::new(trial.seed, Purpose::Relaxation));
+    let alpha = architecture.as_ref().map(Var::as_tensor);
+    let said = network.forward(weights.as_tensor(), alpha, &batch.images, &pass)?;
+    let mut loss = cross_entropy(&said.logits, &batch.labels)?;
+    if let Some(deep) = &said.auxiliary_logits {
+        loss = (loss + (cross_entropy(deep, &batch.labels)? * auxiliary_weight)?)?;
+    }
+    let mut out = vec![
+        ("logits".to_owned(), said.logits.detach()),
+        ("embedding".to_owned(), said.embedding.detach()),
+        ("loss".to_owned(), loss.detach()),
+    ];
+    if let Some(deep) = &said.auxiliary_logits {
+        out.push(("auxiliary_logits".to_owned(), deep.detach()));
+    }
+    if grad {
+        let gradients = loss.backward()?;
+        let of = |var: &Var| -> Result<Tensor> {
+            Ok(gradients.get(var).context("the loss gives no gradient")?.detach())
+        };
+        scatter(&mut out, "grad/", network.weights(), &of(&weights)?)?;
+        if let Some(var) = &architecture {
+            scatter(&mut out, "grad/", network.architecture(), &of(var)?)?;
+        }
+    }
+    if let Some(buffers) = buffers {
+        let after = update_running_statistics(&buffers, said.statistics.as_ref())?;
+        scatter(&mut out, "buffer/", network.buffers(), &after)?;
+    }
+    setup::write(output, &npz::to_bytes(&out)?)?;
+    Ok(Exit::Ok)
+}
+
+fn safetensors_bytes(named: &Named) -> Result<Vec<u8>> {
+    let mut names: Vec<&String> = named.keys().collect();
+    names.sort();
+    let list: Vec<(&str, &Tensor)> = names.iter().map(|n| (n.as_str(), &named[*n])).collect();
+    Ok(safetensors::serialize(list, None)?)
+}
+
+/// The state of a search from a weights file: stage 0 by plain names, an auxiliary model by
+/// `aux.NAME` (drawn from the seed where the file has none), momentum by `momentum/NAME`.
+fn state_of(method: &Method, named: &Named, path: &Path) -> Result<SearchState> {
+    let mut state = method.initial_state()?;
+    for (stage, network) in method.networks.iter().enumerate() {
+        let prefix = if stage == 0 { "" } else { AUXILIARY };
+        if stage > 0 && !named.keys().any(|n| n.starts_with(AUXILIARY)) {
+            continue;
+        }
+        if let Some(weights) = gather(network.weights(), named, prefix, path)? {
+            state.point.weights[stage] = weights;
+        }
+        state.buffers[stage] = gather(network.buffers(), named, prefix, path)?;
+        if let Some(group) = method.groups[stage]
+            && let Some(values) = gather(network.architecture(), named, prefix, path)?
+        {
+            state.point.architecture[group] = values;
+        }
+        let prefix = format!("momentum/{prefix}");
+        if named.keys().any(|n| n.starts_with(&prefix)) {
+            state.sgd[stage].momentum = gather(network.weights(), named, &prefix, path)?;
+        }
+    }
+    Ok(state)
+}
+
+fn step(arguments: &NetworkArgs) -> Result<Exit> {
+    let (config, trial) = pick(&arguments.pick)?;
+    place(&config.device, config.threads)?;
+    if trial.method.optimizer_kind != OptimizerKind::MultilevelOptimizer {
+        bail!(Usage(format!("method `{}` is a black-box search: it has no step", trial.method.name)));
+    }
+    let path = need(arguments.weights.as_ref(), "--weights")?;
+    let named = read_weights(path)?;
+    let input = need(arguments.input.as_ref(), "--input")?;
+    let output = need(arguments.output.as_ref(), "--output")?;
+    let arrays = npz::read(input)?;
+    let train = batch(&arrays, input, "train_x", "train_y")?;
+    let valid = batch(&arrays, input, "val_x", "val_y")?;
+    let classes = classes(Some(&named), &trial)?;
+    check_labels(&train, classes)?;
+    check_labels(&valid, classes)?;
+    let image = image_shape(&train)?;
+    let method = Method::new(&trial.method, space(&trial)?, image, classes, trial.seed)?;
+    let transfer = if method.graph.uses_transfer() {
+        // Without images of its own the transfer sees the training batch.
+        let own = arrays.contains_key("transfer_x");
+        Some(if own { batch(&arrays, input, "transfer_x", "transfer_y")? } else { train.clone() })
+    } else {
+        None
+    };
+    let batches = Batches { train, valid, transfer };
+    let mut state = state_of(&method, &named, path)?;
+    let at = Progress { epoch: 0, epochs: trial.method.search.epochs, step: 0 };
+    let outcome = method.step(&mut state, &batches, at, &mut Silent)?;
+
+    let mut out = Vec::new();
+    for (stage, network) in method.networks.iter().enumerate() {
+        let prefix = if stage == 0 { "" } else { AUXILIARY };
+        if let (Some(group), Some(gradient)) = (method.groups[stage], &outcome.gradient)
+            && let Some(total) = gradient.sum(group, |_| true)?
+        {
+            scatter(&mut out, &format!("arch_grad/{prefix}"), network.architecture(), &total)?;
+        }
+        let after = format!("after/{prefix}");
+        scatter(&mut out, &after, network.weights(), &state.point.weights[stage])?;
+        if let Some(buffers) = &state.buffers[stage] {
+            scatter(&mut out, &after, network.buffers(), buffers)?;
+        }
+        if let Some(group) = method.groups[stage] {
+            let values = &state.point.architecture[group];
+            scatter(&mut out, &after, network.architecture(), values)?;
+            if let Some((m, v)) = state.arch.groups.get(group).and_then(|g| g.moments.as_ref()) {
+                let layout = network.architecture();
+                scatter(&mut out, &format!("after/adam_m/{prefix}"), layout, m)?;
+                scatter(&mut out, &format!("after/adam_v/{prefix}"), layout, v)?;
+            }
+        }
+        if let Some(momentum) = &state.sgd[stage].momentum {
+            let name = format!("after/momentum/{prefix}");
+            scatter(&mut out, &name, network.weights(), momentum)?;
+        }
+    }
+    setup::write(output, &npz::to_bytes(&out)?)?;
+    Ok(Exit::Ok)
+}

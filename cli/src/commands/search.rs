@@ -1,0 +1,55 @@
+//! `search`: one search.
+
+use crate::args::SearchArgs;
+use crate::commands::setup::{pick, place};
+use crate::console::{self, Progress};
+use crate::exit::Exit;
+use anyhow::Result;
+use serde_json::json;
+use std::path::Path;
+use tetlo_engine::comparison::check_trial;
+use tetlo_engine::provenance::provenance;
+use tetlo_engine::store::{DirectoryLock, Recorder, TrialDirectory, json_bytes, write};
+use tetlo_engine::trial::{load_data, search_only};
+
+/// Searches and writes a run directory with the genotype.
+pub(crate) fn search(arguments: &SearchArgs, bars: bool) -> Result<Exit> {
+    let (config, trial) = pick(&arguments.pick)?;
+    let place = place(&config.device, config.threads)?;
+    let data = load_data(&trial)?;
+    check_trial(&trial, &data)?;
+    let out = arguments.out.clone().unwrap_or_else(|| {
+        Path::new("runs").join(format!("{}-search", config.name)).join(&trial.id)
+    });
+    let _lock = DirectoryLock::take(&out)?;
+    let directory = TrialDirectory::at(&out);
+    directory.begin(&trial.to_toml(&place.device)?, &provenance(&trial, &place.device, place.threads))?;
+    let mut progress = Progress::new(format!("{}:", trial.method.name), bars);
+    let mut recorder = Recorder::start(&directory, &mut progress)?;
+    let found = search_only(&trial, &data, &mut recorder);
+    recorder.finish()?;
+    drop(progress);
+    let (genotype, history, record) = match found {
+        Ok(found) => found,
+        Err(error) => {
+            directory.fail(&trial.id, &error, None)?;
+            return Err(error.into());
+        }
+    };
+    directory.write_genotype(&genotype)?;
+    directory.write_alphas(&history)?;
+    let result = json!({
+        "schema": "tetlo.search/1",
+        "trial_id": trial.id,
+        "method": trial.method.name,
+        "task": trial.task.name,
+        "seed": trial.seed,
+        "genotype": genotype.to_json(),
+        "search": record,
+        "skip_count": genotype.skip_count(),
+    });
+    write(&out.join("search.json"), &json_bytes(&result))?;
+    console::out(&genotype.to_python());
+    console::note(&format!("written to {}", out.display()));
+    Ok(Exit::Ok)
+}

@@ -1,0 +1,7 @@
+//! `tetlo check hypergrad`: every registered estimator against the exact total derivative, in total
+//! and term by term.
+
+mod reference;
+mod report;
+
+pub use report::{CheckReport, Row, Skipped, compare, run};

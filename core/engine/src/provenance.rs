@@ -1,0 +1,40 @@
+//! Where and with what a trial ran: for people, never for results.
+
+use crate::plan::Trial;
+use serde_json::{Value, json};
+use std::process::Command;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// The provenance record of a trial.
+pub fn provenance(trial: &Trial, device: &str, threads: usize) -> Value {
+    let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    json!({
+        "schema": "tetlo.provenance/1",
+        "trial_id": trial.id,
+        "tetlo": env!("CARGO_PKG_VERSION"),
+        "command": std::env::args().collect::<Vec<_>>(),
+        "git_commit": git(&["rev-parse", "HEAD"]),
+        "git_dirty": git(&["status", "--porcelain"]).map(|s| !s.is_empty()),
+        "started_unix_seconds": started,
+        "host": std::fs::read_to_string("/proc/sys/kernel/hostname").ok().map(|s| s.trim().to_owned()),
+        "os": std::env::consts::OS,
+        "architecture": std::env::consts::ARCH,
+        "cpu": cpu_model(),
+        "simd": tetlo_kernels::simd_name(),
+        "device": device,
+        "threads": threads,
+        "debug_build": cfg!(debug_assertions),
+    })
+}
+
+fn git(arguments: &[&str]) -> Option<String> {
+    let output = Command::new("git").args(arguments).output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// The processor's name, where the system tells.
+pub fn cpu_model() -> Option<String> {
+    let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
+    let line = text.lines().find(|l| l.starts_with("model name"))?;
+    Some(line.split_once(':')?.1.trim().to_owned())
+}

@@ -1,0 +1,31 @@
+//! The same bytes for any number of threads. Alone in its process, because the number of threads
+//! belongs to that.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use common::{Data, Random, random_graph, run};
+use tetlo_kernels::{Network, set_threads, simd_paths, threads};
+
+#[test]
+fn any_number_of_threads() {
+    for seed in 0..16 {
+        let mut r = Random::new(seed);
+        let batch = 1 + r.below(9);
+        let (graph, _, _) = random_graph(&mut r, batch);
+        let data = Data::random(&graph, &mut r, batch);
+        for simd in simd_paths() {
+            let network = Network::with_simd(graph.clone(), simd).unwrap();
+            for evaluate in [false, true] {
+                set_threads(1);
+                let one = run(&network, &data, evaluate).bits();
+                for many in [2, 3, 7] {
+                    set_threads(many);
+                    assert_eq!(threads(), many);
+                    let bits = run(&network, &data, evaluate).bits();
+                    assert!(bits == one, "seed {seed}, {simd}, {many} threads");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,313 @@
+//! A plugin reference: the name looked up, the options read by the plugin's own type.
+
+use super::file::PluginRef;
+use super::message::{choices, meant, quoted, reword};
+use super::resolved::PluginConfig;
+use super::schema;
+use super::source::Sources;
+use super::tree::{self, Node, Path};
+use crate::registry::catalog::{self, KindInfo, Plugin};
+use crate::{Error, Result};
+use serde_json::Value;
+use std::ops::Range;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue, ValueDeserializer};
+
+/// Kinds whose plugins can come from a shared library.
+pub(super) const LOADABLE: [&str; 4] = ["regularizer", "selection", "stop-rule", "transfer-loss"];
+
+/// What a plugin that is not linked in needs instead.
+const OWN_BINARY: &str = "link the plugin into a binary of your own:
+    use tetlo_plugins as _;
+    use my_plugins as _;
+    fn main() -> std::process::ExitCode { tetlo_cli::main() }";
+
+/// The final tree, with what is needed to report errors in it.
+pub(super) struct Context<'c, 'i> {
+    pub(super) sources: &'c Sources<'i>,
+    pub(super) root: &'c Node<'i>,
+    pub(super) directory: &'c std::path::Path,
+}
+
+impl Context<'_, '_> {
+    /// An error at the value of a path.
+    pub(super) fn error(
+        &self,
+        path: &Path,
+        what: impl AsRef<str>,
+        hint: impl Into<String>,
+    ) -> Error {
+        self.sources.error(&tree::span(self.root, path), what, hint)
+    }
+
+    /// The plugin that the reference at `path` names, of the first of `kinds` that has it.
+    pub(super) fn plugin(
+        &self,
+        reference: &PluginRef,
+        path: &Path,
+        kinds: &[&str],
+    ) -> Result<PluginConfig> {
+        if let Some(library) = &reference.library {
+            return self.loaded(reference, library, path, kinds);
+        }
+        let plugin = self.find(&reference.plugin, &path.key("plugin"), kinds)?;
+        let at = path.key("options");
+        let node = match tree::get(self.root, &at) {
+            Some(node) => node.clone(),
+            None => Spanned::new(
+                tree::span(self.root, &path.key("plugin")),
+                DeValue::Table(DeTable::new()),
+            ),
+        };
+        self.check_finite(&node)?;
+        let mut options = (plugin.resolve)(ValueDeserializer::from(node.clone()))
+            .map_err(|e| self.wrong_options(&plugin, &at, &node, &e))?;
+        let mut not_utf8 = None;
+        visit_paths(&schema::of_plugin(&plugin), &mut options, &mut |value| {
+            if let Err(e) = self.make_absolute(value, &node) {
+                not_utf8 = Some(e);
+            }
+            true
+        });
+        match not_utf8 {
+            Some(e) => Err(e),
+            None => Ok(PluginConfig {
+                kind: plugin.kind,
+                plugin: reference.plugin.clone(),
+                options,
+                library: None,
+            }),
+        }
+    }
+
+    fn loaded(
+        &self,
+        reference: &PluginRef,
+        library: &str,
+        path: &Path,
+        kinds: &[&str],
+    ) -> Result<PluginConfig> {
+        let at = path.key("library");
+        let Some(kind) = catalog::KINDS
+            .iter()
+            .map(|k| k.name)
+            .find(|k| kinds.contains(k) && LOADABLE.contains(k))
+        else {
+            let what = format!(
+                "a {} cannot be loaded from a library; only a {} can",
+                kinds.join(" or "),
+                LOADABLE.join(", ")
+            );
+            return Err(self.error(&at, what, OWN_BINARY));
+        };
+        if library.is_empty() {
+            let hint = "give the library's path, relative to the configuration file";
+            return Err(self.error(&at, "`library` is empty", hint));
+        }
+        let mut path_value = Value::String(library.to_owned());
+        if let Some(node) = tree::get(self.root, &at) {
+            self.make_absolute(&mut path_value, node)?;
+        }
+        let options = match tree::get(self.root, &path.key("options")) {
+            Some(node) => {
+                self.check_finite(node)?;
+                tree::to_json(node)
+            }
+            None => Value::Object(serde_json::Map::new()),
+        };
+        Ok(PluginConfig {
+            kind,
+            plugin: reference.plugin.clone(),
+            options,
+            library: path_value.as_str().map(Into::into),
+        })
+    }
+
+    fn find(&self, name: &str, at: &Path, kinds: &[&str]) -> Result<Plugin> {
+        let kinds: Vec<&KindInfo> = kinds.iter().filter_map(|k| catalog::kind(k)).collect();
+        let names: Vec<&str> = kinds.iter().map(|k| k.name).collect();
+        let mut found = vec![];
+        let mut known = vec![];
+        for kind in &kinds {
+            match catalog::find(kind, name) {
+                Ok(plugin) => found.push(plugin),
+                Err(Error::UnknownPlugin { known: of_kind, .. }) => known.extend(of_kind),
+                Err(e) => {
+                    let hint = "link only one of the two crates";
+                    return Err(self.error(at, e.to_string(), hint));
+                }
+            }
+        }
+        match found.as_slice() {
+            [plugin] => Ok(*plugin),
+            [] => Err(self.error(
+                at,
+                format!("unknown {} `{name}`", names.join(" or ")),
+                choices(name, &known, &names),
+            )),
+            _ => {
+                let what = format!("`{name}` is the name of a {} and of a {}", names[0], names[1]);
+                Err(self.error(at, what, "one of the two plugins needs another name"))
+            }
+        }
+    }
+
+    fn check_finite(&self, node: &Node<'_>) -> Result<()> {
+        match tree::not_finite(node) {
+            Some(span) => Err(self.sources.error(
+                &span,
+                "an option must be a finite number",
+                "leave the option out, or give a large number",
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// An error that the options type or the plugin's own check reports.
+    fn wrong_options(
+        &self,
+        plugin: &Plugin,
+        at: &Path,
+        node: &Node<'_>,
+        e: &toml::de::Error,
+    ) -> Error {
+        let what = format!("options of `{}`: {}", plugin.name, reword(e.message()));
+        // serde gives a place; the plugin's own check names the key in back-quotes instead.
+        if let Some(span) = e.span() {
+            let hint = meant(e.message()).unwrap_or_else(|| self.explain(plugin, at, &span));
+            return self.sources.error(&span, what, hint);
+        }
+        let span = quoted(e.message())
+            .find_map(|key| key_span(node, key))
+            .or_else(|| quoted(e.message()).find_map(|text| text_span(node, text)))
+            .unwrap_or_else(|| node.span());
+        let hint = (plugin.check)(plugin.name, &tree::to_json(node))
+            .err()
+            .and_then(|e| e.hint())
+            .unwrap_or_else(|| self.explain(plugin, at, &span));
+        self.sources.error(&span, what, hint)
+    }
+
+    /// The command that explains the option at `span`, or all options.
+    fn explain(&self, plugin: &Plugin, at: &Path, span: &Range<usize>) -> String {
+        let option = tree::path_at(self.root, span)
+            .filter(|path| path.0.starts_with(&at.0) && path.0.len() > at.0.len())
+            .and_then(|path| path.keys().nth(at.keys().count()).map(str::to_owned))
+            .filter(|key| schema::of_plugin(plugin)["properties"].get(key).is_some());
+        match option {
+            Some(key) => {
+                format!(
+                    "`tetlo config explain {}.{}.{key}` says what it takes",
+                    plugin.kind, plugin.name
+                )
+            }
+            None => format!("`tetlo plugins show {}` lists its options", plugin.name),
+        }
+    }
+
+    fn make_absolute(&self, value: &mut Value, node: &Node<'_>) -> Result<()> {
+        let Some(path) = value.as_str().filter(|p| !p.is_empty()) else { return Ok(()) };
+        let wrong = |what: String| {
+            let hint = "give an absolute path, or keep the configuration in another directory";
+            self.sources.error(&node.span(), what, hint)
+        };
+        let absolute = std::path::absolute(self.directory.join(path))
+            .map_err(|e| wrong(format!("the path `{path}` cannot be made absolute: {e}")))?;
+        let text = absolute.to_str().ok_or_else(|| {
+            wrong(format!("the path `{path}` lies in a directory whose name is not UTF-8"))
+        })?;
+        *value = Value::String(text.to_owned());
+        Ok(())
+    }
+}
+
+/// The place of the value of a key, at any depth; its name may be dotted.
+fn key_span(node: &Node<'_>, key: &str) -> Option<Range<usize>> {
+    let table = node.get_ref().as_table()?;
+    if let Some(value) = table.get(key) {
+        return Some(value.span());
+    }
+    if let Some((first, rest)) = key.split_once('.')
+        && let Some(inner) = table.get(first)
+        && let Some(span) = key_span(inner, rest)
+    {
+        return Some(span);
+    }
+    table.values().find_map(|value| key_span(value, key))
+}
+
+/// The place of a text among the values, such as a name that the plugin did not find.
+fn text_span(node: &Node<'_>, text: &str) -> Option<Range<usize>> {
+    match node.get_ref() {
+        DeValue::String(value) => (value == text).then(|| node.span()),
+        DeValue::Array(array) => array.iter().find_map(|value| text_span(value, text)),
+        DeValue::Table(table) => table.values().find_map(|value| text_span(value, text)),
+        _ => None,
+    }
+}
+
+/// Calls `visit` on each path in `value`: each text whose place in the JSON schema has the format
+/// `path`. Where `visit` answers `false`, the key is taken out.
+pub(super) fn visit_paths(
+    schema: &Value,
+    value: &mut Value,
+    visit: &mut dyn FnMut(&mut Value) -> bool,
+) {
+    walk_paths(schema, schema, value, visit, 0);
+}
+
+/// Depth of references and alternatives followed; a schema may refer to itself.
+const DEEPEST: usize = 64;
+
+fn walk_paths(
+    root: &Value,
+    schema: &Value,
+    value: &mut Value,
+    visit: &mut dyn FnMut(&mut Value) -> bool,
+    depth: usize,
+) -> bool {
+    if depth > DEEPEST {
+        return true;
+    }
+    if schema["format"] == "path" {
+        return match value {
+            Value::String(_) => visit(value),
+            // A list of paths stays or goes as a whole.
+            Value::Array(list) => {
+                let mut keep = true;
+                for value in list {
+                    keep &= visit(value);
+                }
+                keep
+            }
+            _ => true,
+        };
+    }
+    let mut keep = true;
+    if let Some(target) =
+        schema["$ref"].as_str().and_then(|r| r.strip_prefix('#')).and_then(|r| root.pointer(r))
+    {
+        keep &= walk_paths(root, target, value, visit, depth + 1);
+    }
+    for alternatives in ["anyOf", "oneOf", "allOf"] {
+        for schema in schema[alternatives].as_array().into_iter().flatten() {
+            keep &= walk_paths(root, schema, value, visit, depth + 1);
+        }
+    }
+    match value {
+        Value::Object(map) => {
+            let known = &schema["properties"];
+            let others = &schema["additionalProperties"];
+            map.retain(|key, value| {
+                let schema = known.get(key).unwrap_or(others);
+                walk_paths(root, schema, value, visit, depth + 1)
+            });
+        }
+        Value::Array(list) => {
+            let items = &schema["items"];
+            list.retain_mut(|value| walk_paths(root, items, value, visit, depth + 1));
+        }
+        _ => {}
+    }
+    keep
+}

@@ -1,0 +1,302 @@
+//! The supernet and the derived network of a space, built from its description.
+//!
+//! Parameter names are those of the authors' `PyTorch` code, so weights travel both ways.
+
+use super::head::AuxiliaryHead;
+use super::lower::NetworkBuilder;
+use super::model::{KernelNetwork, MASK_STRIDE, Top};
+use super::recipe::{Recipe, Site, Step};
+use super::spec::SpaceSpec;
+use crate::genotype::{Genotype, GenotypeCell};
+use crate::kinds::{Operation, Relaxation};
+use crate::layout::Layout;
+use crate::network::ImageShape;
+use crate::registry;
+use crate::{Error, Result};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tetlo_kernels::{StateId, Weight};
+
+/// How a derived network differs from the skeleton it was searched with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DerivedSize {
+    /// Initial channels.
+    pub channels: usize,
+    /// Number of cells.
+    pub cells: usize,
+    /// With the auxiliary head?
+    pub auxiliary_head: bool,
+}
+
+/// The operations that a space names, built once.
+#[derive(Debug, Default)]
+struct Operations(BTreeMap<String, Box<dyn Operation>>);
+
+impl Operations {
+    fn recipe(&mut self, name: &str, site: Site) -> Result<Recipe> {
+        if !self.0.contains_key(name) {
+            let built = registry::build::<dyn Operation>(name, &serde_json::Value::Null)?;
+            self.0.insert(name.to_owned(), built);
+        }
+        Ok(self.0[name].recipe(site))
+    }
+}
+
+/// The stack of cells both networks share: stem, preprocessing, reductions.
+struct Stack<'a> {
+    spec: &'a SpaceSpec,
+    builder: NetworkBuilder,
+    operations: Operations,
+    affine: bool,
+    /// Outputs of the cell before the last and of the last, as lists of states to concatenate.
+    before: Vec<StateId>,
+    last: Vec<StateId>,
+    reduced: bool,
+    channels: usize,
+}
+
+impl<'a> Stack<'a> {
+    fn new(spec: &'a SpaceSpec, image: ImageShape, channels: usize, affine: bool) -> Result<Self> {
+        let mut builder = NetworkBuilder::new((image.channels, image.height, image.width));
+        let input = builder.graph.input();
+        let out = spec.skeleton.stem_multiplier * channels;
+        let stem = builder.chain(
+            "stem",
+            vec![
+                Step::Dense { name: "0".into(), out, kernel: 3, stride: 1 },
+                Step::BatchNorm { name: "1".into(), affine: true },
+            ],
+            &[input],
+        )?;
+        Ok(Self {
+            spec,
+            builder,
+            operations: Operations::default(),
+            affine,
+            before: vec![stem],
+            last: vec![stem],
+            reduced: false,
+            channels,
+        })
+    }
+
+    /// The two inputs of cell `i`, brought to its channels and resolution.
+    fn inputs(&mut self, i: usize) -> Result<[StateId; 2]> {
+        let (c, affine) = (self.channels, self.affine);
+        let before = self.before.clone();
+        let name = format!("cells.{i}.preprocess0");
+        let first = if self.reduced {
+            let steps = factorized_reduce(c, affine);
+            self.builder.chain(&name, steps, &before)?
+        } else {
+            self.builder.chain(&name, relu_conv_bn(c, affine), &before)?
+        };
+        let last = self.last.clone();
+        let name = format!("cells.{i}.preprocess1");
+        let second = self.builder.chain(&name, relu_conv_bn(c, affine), &last)?;
+        Ok([first, second])
+    }
+
+    fn push(&mut self, output: Vec<StateId>, reduction: bool) {
+        self.before = std::mem::replace(&mut self.last, output);
+        self.reduced = reduction;
+    }
+}
+
+fn relu_conv_bn(out: usize, affine: bool) -> Vec<Step> {
+    vec![
+        Step::Relu,
+        Step::Pointwise { name: "op.1".into(), out, stride: 1 },
+        Step::BatchNorm { name: "op.2".into(), affine },
+    ]
+}
+
+fn factorized_reduce(out: usize, affine: bool) -> Vec<Step> {
+    vec![
+        Step::Relu,
+        Step::FactorizedReduce { even: "conv_1".into(), odd: "conv_2".into(), out },
+        Step::BatchNorm { name: "bn".into(), affine },
+    ]
+}
+
+/// Stride of an edge out of state `from` (states 0 and 1 are the cell's inputs).
+fn stride(reduction: bool, from: usize) -> usize {
+    if reduction && from < 2 { 2 } else { 1 }
+}
+
+impl SpaceSpec {
+    /// The weight-sharing one-shot model: every edge carries all its operations, weighted by the
+    /// relaxed architecture parameters.
+    ///
+    /// # Errors
+    /// An operation is unknown, or the images do not fit the reductions.
+    pub fn supernet(
+        &self,
+        image: ImageShape,
+        classes: usize,
+        relaxation: Arc<dyn Relaxation>,
+    ) -> Result<KernelNetwork> {
+        // Where the weights of each kind of cell start in the flat operation weights.
+        let mut starts = BTreeMap::new();
+        let mut at = 0;
+        for cell in &self.cells {
+            starts.insert(cell.name.as_str(), at);
+            at += cell.edges.len() * cell.edges[0].operations.len();
+        }
+        let mut stack = Stack::new(self, image, self.skeleton.channels, false)?;
+        for i in 0..self.skeleton.cells {
+            let reduction = self.skeleton.is_reduction(i);
+            if reduction {
+                stack.channels *= 2;
+            }
+            let name = if reduction { "reduce" } else { "normal" };
+            let output = mixed_cell(&mut stack, i, name, reduction, starts[name])?;
+            stack.push(output, reduction);
+        }
+        let top = Top {
+            features: stack.last,
+            relu: false,
+            classes,
+            classifier: "classifier",
+            architecture: self.architecture(),
+            relaxation: Some(relaxation),
+            auxiliary: None,
+            droppable: 0,
+        };
+        KernelNetwork::finish(stack.builder, top)
+    }
+
+    /// The derived network of a genotype: one operation an edge, batch normalisation with scale and
+    /// shift, drop-path on everything but identities, perhaps an auxiliary head.
+    ///
+    /// # Errors
+    /// The genotype is not of this space, or the images do not fit.
+    pub fn derived(
+        &self,
+        genotype: &Genotype,
+        image: ImageShape,
+        classes: usize,
+        size: DerivedSize,
+    ) -> Result<KernelNetwork> {
+        self.check(genotype)?;
+        if size.channels == 0 || size.cells == 0 {
+            return Err(Error::config("a derived network needs at least 1 channel and 1 cell"));
+        }
+        let skeleton = super::Skeleton { cells: size.cells, ..self.skeleton };
+        let mut stack = Stack::new(self, image, size.channels, true)?;
+        let (mut droppable, mut auxiliary) = (0, None);
+        for i in 0..size.cells {
+            let reduction = skeleton.is_reduction(i);
+            if reduction {
+                stack.channels *= 2;
+            }
+            let name = if reduction { "reduce" } else { "normal" };
+            let cell = genotype
+                .cell(name)
+                .ok_or_else(|| Error::Genotype(format!("the cell `{name}` is missing")))?;
+            let output = derived_cell(&mut stack, i, cell, reduction, &mut droppable)?;
+            stack.push(output, reduction);
+            if size.auxiliary_head && i == 2 * size.cells / 3 {
+                let shape = stack.builder.joint_shape(&stack.last);
+                auxiliary = Some((shape, stack.last.clone()));
+            }
+        }
+        // The head's parameters stand after all the cells', as in the authors' code.
+        let auxiliary = match auxiliary {
+            None => None,
+            Some((shape, states)) => {
+                let NetworkBuilder { weights, buffers, .. } = &mut stack.builder;
+                Some((AuxiliaryHead::new(shape, classes, weights, buffers)?, states))
+            }
+        };
+        let top = Top {
+            features: stack.last,
+            relu: false,
+            classes,
+            classifier: "classifier",
+            architecture: Layout::new(),
+            relaxation: None,
+            auxiliary,
+            droppable,
+        };
+        KernelNetwork::finish(stack.builder, top)
+    }
+}
+
+fn mixed_cell(
+    stack: &mut Stack<'_>,
+    i: usize,
+    name: &str,
+    reduction: bool,
+    start: usize,
+) -> Result<Vec<StateId>> {
+    let spec = stack.spec;
+    let cell = spec
+        .cell(name)
+        .ok_or_else(|| Error::config(format!("space `{}` has no cell `{name}`", spec.name)))?;
+    let mut states = stack.inputs(i)?.to_vec();
+    let columns = cell.edges[0].operations.len();
+    // Parameters stand in edge order, whatever the order of the nodes.
+    for to in 2..cell.nodes + 2 {
+        let mut terms = Vec::new();
+        for (row, edge) in cell.edges.iter().enumerate().filter(|(_, e)| e.to == to) {
+            let stride = stride(reduction, edge.from);
+            let site = Site { channels: stack.channels, stride, affine: stack.affine };
+            for (column, operation) in edge.operations.iter().enumerate() {
+                let recipe = stack.operations.recipe(operation, site)?;
+                let prefix = format!("cells.{i}._ops.{row}._ops.{column}");
+                let weight = Weight::Shared(start + row * columns + column);
+                let input = [states[edge.from]];
+                terms.extend(stack.builder.term(&prefix, &recipe, &input, weight)?);
+            }
+        }
+        states.push(node(stack, states[0], reduction, terms)?);
+    }
+    Ok(states[2..].to_vec())
+}
+
+fn derived_cell(
+    stack: &mut Stack<'_>,
+    i: usize,
+    cell: &GenotypeCell,
+    reduction: bool,
+    droppable: &mut usize,
+) -> Result<Vec<StateId>> {
+    let mut states = stack.inputs(i)?.to_vec();
+    let nodes = cell.edges.iter().map(|e| e.to).chain(cell.concat.iter().copied()).max();
+    for to in 2..=nodes.unwrap_or(1) {
+        let mut terms = Vec::new();
+        for (index, edge) in cell.edges.iter().enumerate().filter(|(_, e)| e.to == to) {
+            let stride = stride(reduction, edge.from);
+            let site = Site { channels: stack.channels, stride, affine: true };
+            let recipe = stack.operations.recipe(&edge.operation, site)?;
+            let identity = matches!(&recipe, Recipe::Chain(steps) if steps.is_empty());
+            let weight = if identity {
+                Weight::One
+            } else {
+                *droppable += 1;
+                Weight::PerImage((*droppable - 1) * MASK_STRIDE)
+            };
+            let prefix = format!("cells.{i}._ops.{index}");
+            let input = [states[edge.from]];
+            terms.extend(stack.builder.term(&prefix, &recipe, &input, weight)?);
+        }
+        states.push(node(stack, states[0], reduction, terms)?);
+    }
+    Ok(cell.concat.iter().map(|s| states[*s]).collect())
+}
+
+/// A node: the sum of its terms; zero where all its operations are `none`.
+fn node(
+    stack: &mut Stack<'_>,
+    input: StateId,
+    reduction: bool,
+    terms: Vec<tetlo_kernels::Term>,
+) -> Result<StateId> {
+    if terms.is_empty() {
+        let (c, h, w) = stack.builder.graph.shape(input);
+        let half = |side: usize| if reduction { side.div_ceil(2) } else { side };
+        return Ok(stack.builder.graph.state_with_shape(c, half(h), half(w), terms)?);
+    }
+    Ok(stack.builder.graph.state(terms)?)
+}

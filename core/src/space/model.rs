@@ -1,0 +1,224 @@
+//! Networks of kernels with a linear classifier: supernets, derived networks, auxiliary models.
+
+use super::head::AuxiliaryHead;
+use super::lower::NetworkBuilder;
+use crate::kinds::Relaxation;
+use crate::layout::{Init, Layout};
+use crate::network::{Network, Output, Pass, Statistics};
+use crate::rng::Purpose;
+use crate::{Error, Result};
+use candle_core::{DType, Device, Tensor};
+use std::sync::Arc;
+use tetlo_kernels::{Export, Mode, StateId};
+
+/// Largest batch of a network with drop-path (its masks have fixed places).
+pub(super) const MASK_STRIDE: usize = 1024;
+
+/// A network that the kernels run as one operation, with a linear classifier on the pooled features.
+#[derive(Debug)]
+pub struct KernelNetwork {
+    kernels: tetlo_kernels::Network,
+    weights: Layout,
+    buffers: Layout,
+    architecture: Layout,
+    relaxation: Option<Arc<dyn Relaxation>>,
+    auxiliary: Option<AuxiliaryHead>,
+    /// Names of the classifier's weight and bias.
+    classifier: (String, String),
+    /// Terms that drop-path may drop.
+    droppable: usize,
+    multiply_adds: u64,
+}
+
+/// What stands on top of the graph.
+#[derive(Debug)]
+pub(super) struct Top<'a> {
+    /// States whose concatenation is pooled to the embedding.
+    pub(super) features: Vec<StateId>,
+    /// Rectify before pooling (residual networks)?
+    pub(super) relu: bool,
+    pub(super) classes: usize,
+    /// Name of the classifier's module.
+    pub(super) classifier: &'a str,
+    pub(super) architecture: Layout,
+    pub(super) relaxation: Option<Arc<dyn Relaxation>>,
+    /// The auxiliary head, with the states it reads.
+    pub(super) auxiliary: Option<(AuxiliaryHead, Vec<StateId>)>,
+    pub(super) droppable: usize,
+}
+
+impl KernelNetwork {
+    /// Ends a network whose pooled, perhaps rectified features go to a linear classifier.
+    pub fn classifier(
+        builder: NetworkBuilder,
+        features: StateId,
+        relu: bool,
+        classes: usize,
+        name: &str,
+    ) -> Result<Self> {
+        Self::finish(
+            builder,
+            Top {
+                features: vec![features],
+                relu,
+                classes,
+                classifier: name,
+                architecture: Layout::new(),
+                relaxation: None,
+                auxiliary: None,
+                droppable: 0,
+            },
+        )
+    }
+
+    pub(super) fn finish(mut builder: NetworkBuilder, top: Top<'_>) -> Result<Self> {
+        let width = builder.joint_shape(&top.features).0;
+        builder.graph.export(Export::Pooled { states: top.features, relu: top.relu });
+        let auxiliary = top.auxiliary.map(|(head, states)| {
+            builder.graph.export(Export::Map { states, relu: true });
+            head
+        });
+        let classifier =
+            (format!("{}.weight", top.classifier), format!("{}.bias", top.classifier));
+        let init = Init::fan_in(width);
+        builder.weights.push(&classifier.0, &[top.classes, width], init);
+        builder.weights.push(&classifier.1, &[top.classes], init);
+        builder.multiply_adds += (width * top.classes) as u64;
+        Ok(Self {
+            kernels: tetlo_kernels::Network::new(builder.graph.finish()?),
+            weights: builder.weights,
+            buffers: builder.buffers,
+            architecture: top.architecture,
+            relaxation: top.relaxation,
+            auxiliary,
+            classifier,
+            droppable: top.droppable,
+            multiply_adds: builder.multiply_adds,
+        })
+    }
+
+    /// The operation weights of a pass: relaxed α, or drop-path masks.
+    fn operation_weights(
+        &self,
+        architecture: Option<&Tensor>,
+        pass: &Pass<'_>,
+        images: usize,
+    ) -> Result<Tensor> {
+        if let Some(relaxation) = &self.relaxation {
+            let flat = architecture.ok_or_else(|| {
+                Error::Invalid("a supernet needs its architecture parameters".into())
+            })?;
+            let mut draws = pass.draw.purpose(Purpose::Relaxation).stream();
+            let mut parts = Vec::new();
+            for entry in self.architecture.entries() {
+                let alpha = self.architecture.view(flat, &entry.name)?;
+                parts.push(relaxation.weights(&alpha, &mut draws)?.flatten_all()?);
+            }
+            return Ok(Tensor::cat(&parts, 0)?);
+        }
+        let mut masks = vec![1f32; (self.droppable * MASK_STRIDE).max(1)];
+        if pass.drop_path > 0.0 && pass.statistics == Statistics::Batch {
+            if images > MASK_STRIDE {
+                return Err(Error::config(format!(
+                    "drop-path needs batches of at most {MASK_STRIDE} images, got {images}"
+                )));
+            }
+            let keep = 1.0 - pass.drop_path;
+            let mut draws = pass.draw.purpose(Purpose::DropPath).stream();
+            for term in masks.chunks_mut(MASK_STRIDE) {
+                for m in &mut term[..images] {
+                    *m = if draws.uniform() < keep { (1.0 / keep) as f32 } else { 0.0 };
+                }
+            }
+        }
+        let len = masks.len();
+        Ok(Tensor::from_vec(masks, len, &Device::Cpu)?)
+    }
+}
+
+impl Network for KernelNetwork {
+    fn weights(&self) -> &Layout {
+        &self.weights
+    }
+
+    fn buffers(&self) -> &Layout {
+        &self.buffers
+    }
+
+    fn architecture(&self) -> &Layout {
+        &self.architecture
+    }
+
+    fn multiply_adds(&self) -> u64 {
+        self.multiply_adds
+    }
+
+    fn activation_bytes(&self, batch: usize) -> usize {
+        tetlo_kernels::Plan::estimate_bytes(self.kernels.graph(), batch)
+    }
+
+    fn forward(
+        &self,
+        weights: &Tensor,
+        architecture: Option<&Tensor>,
+        images: &Tensor,
+        pass: &Pass<'_>,
+    ) -> Result<Output> {
+        let count = images.dims4()?.0;
+        let ops = self.operation_weights(architecture, pass, count)?;
+        let running;
+        let mode = match (pass.statistics, pass.buffers) {
+            (Statistics::Batch, _) => Mode::Train,
+            (Statistics::Running, Some(buffers)) => {
+                let own = self.auxiliary.as_ref().map_or(self.buffers.len(), |a| a.buffers_at());
+                running = buffers.narrow(0, 0, own)?;
+                Mode::Eval { running: &running }
+            }
+            (Statistics::Running, None) => {
+                return Err(Error::Invalid("evaluation needs running statistics".into()));
+            }
+        };
+        let outputs = self.kernels.forward(images, weights, &ops, mode)?;
+        let embedding = outputs.exports[0].clone();
+        let matrix = self.weights.view(weights, &self.classifier.0)?;
+        let bias = self.weights.view(weights, &self.classifier.1)?;
+        let logits = linear(&embedding, &matrix, &bias)?;
+        let mut statistics = outputs.statistics;
+        let mut auxiliary_logits = None;
+        if let (Some(head), Statistics::Batch) = (&self.auxiliary, pass.statistics) {
+            let (scores, batch) = head.forward(&self.weights, weights, &outputs.exports[1])?;
+            auxiliary_logits = Some(scores);
+            statistics = match statistics {
+                Some(own) => Some(Tensor::cat(&[&own, &batch], 0)?),
+                None => Some(batch),
+            };
+        }
+        Ok(Output::new(logits, embedding)
+            .with_statistics(statistics)
+            .with_auxiliary_logits(auxiliary_logits))
+    }
+}
+
+/// x·Wᵀ + b.
+pub(super) fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    Ok(x.matmul(&weight.t()?)?.broadcast_add(bias)?)
+}
+
+/// Draws initial weights, running statistics and architecture parameters of a network.
+pub fn initial_values(
+    network: &dyn Network,
+    key: crate::rng::Key,
+) -> Result<(Tensor, Option<Tensor>, Option<Tensor>)> {
+    let of = |layout: &Layout, purpose| -> Result<Option<Tensor>> {
+        if layout.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(layout.initialise_tensor(&mut key.purpose(purpose).stream())?))
+    };
+    let weights = of(network.weights(), Purpose::Weights)?
+        .ok_or_else(|| Error::Invalid("a network without weights".into()))?;
+    let buffers = of(network.buffers(), Purpose::Weights)?;
+    let architecture = of(network.architecture(), Purpose::Architecture)?;
+    debug_assert_eq!(weights.dtype(), DType::F32);
+    Ok((weights, buffers, architecture))
+}

@@ -1,0 +1,4 @@
+//! Auxiliary models.
+
+mod resnet;
+mod supernet;

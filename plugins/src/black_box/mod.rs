@@ -1,0 +1,5 @@
+//! Searches that only see scores.
+
+mod random;
+
+pub use random::{Random, RandomOptions};

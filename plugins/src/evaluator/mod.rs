@@ -1,0 +1,5 @@
+//! Evaluators.
+
+mod retrain;
+
+pub use retrain::{Retrain, RetrainOptions};

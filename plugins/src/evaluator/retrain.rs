@@ -1,0 +1,201 @@
+//! Training from scratch.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tetlo_core::genotype::Genotype;
+use tetlo_core::kinds::{Evaluation, EvaluationHost, Evaluator, Metric, RetrainProtocol};
+use tetlo_core::registry::FromOptions;
+use tetlo_core::{Error, Result};
+
+/// Options of `retrain`; the defaults are DARTS's protocol on CIFAR-10 (METHODS.md §3).
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct RetrainOptions {
+    /// Epochs.
+    #[schemars(range(min = 1))]
+    pub epochs: usize,
+    /// Images a step.
+    #[schemars(range(min = 1))]
+    pub batch_size: usize,
+    /// Initial channels C; 0: those of the search.
+    pub channels: usize,
+    /// Number of cells; 0: that of the search.
+    pub cells: usize,
+    /// Learning rate at the start; it falls as a cosine.
+    pub learning_rate: f64,
+    /// Learning rate at the end.
+    pub learning_rate_min: f64,
+    /// SGD momentum, in [0, 1).
+    pub momentum: f64,
+    /// SGD weight decay.
+    pub weight_decay: f64,
+    /// Largest gradient norm; 0: no clipping.
+    pub gradient_clip: f64,
+    /// Drop-path probability in the last epoch, in [0, 1); it grows linearly from 0.
+    pub drop_path: f64,
+    /// Weight of the auxiliary head's loss; 0: no auxiliary head.
+    pub auxiliary_weight: f64,
+    /// Side of the cut-out square in pixels; 0: none.
+    pub cutout: usize,
+    /// Pixels of padding before the random crop; 0: no crop.
+    pub crop_padding: usize,
+    /// Mirror images at random.
+    pub flip: bool,
+}
+
+impl Default for RetrainOptions {
+    fn default() -> Self {
+        Self {
+            epochs: 600,
+            batch_size: 96,
+            channels: 36,
+            cells: 20,
+            learning_rate: 0.025,
+            learning_rate_min: 0.0,
+            momentum: 0.9,
+            weight_decay: 3e-4,
+            gradient_clip: 5.0,
+            drop_path: 0.2,
+            auxiliary_weight: 0.4,
+            cutout: 16,
+            crop_padding: 4,
+            flip: true,
+        }
+    }
+}
+
+/// Trains the derived network from scratch on all training images and tests it once, at the end.
+#[derive(Debug)]
+pub struct Retrain {
+    protocol: RetrainProtocol,
+}
+
+impl FromOptions for Retrain {
+    type Options = RetrainOptions;
+
+    fn from_options(o: RetrainOptions) -> Result<Self> {
+        for (key, value) in [("epochs", o.epochs), ("batch-size", o.batch_size)] {
+            if value == 0 {
+                return Err(Error::config(format!("`{key}` must be at least 1")));
+            }
+        }
+        for (key, value) in [
+            ("learning-rate", o.learning_rate),
+            ("learning-rate-min", o.learning_rate_min),
+            ("weight-decay", o.weight_decay),
+            ("gradient-clip", o.gradient_clip),
+            ("auxiliary-weight", o.auxiliary_weight),
+        ] {
+            if !value.is_finite() || value < 0.0 {
+                return Err(Error::config(format!(
+                    "`{key}` must be a number from 0 upwards, got `{value}`"
+                )));
+            }
+        }
+        for (key, value) in [("momentum", o.momentum), ("drop-path", o.drop_path)] {
+            if !(0.0..1.0).contains(&value) {
+                return Err(Error::config(format!(
+                    "`{key}` must be at least 0 and less than 1, got `{value}`"
+                )));
+            }
+        }
+        if o.learning_rate_min > o.learning_rate {
+            return Err(Error::config(format!(
+                "`learning-rate-min` is `{}`, above `learning-rate` = `{}`",
+                o.learning_rate_min, o.learning_rate
+            )));
+        }
+        Ok(Self {
+            protocol: RetrainProtocol {
+                epochs: o.epochs,
+                batch_size: o.batch_size,
+                channels: o.channels,
+                cells: o.cells,
+                learning_rate: o.learning_rate,
+                learning_rate_min: o.learning_rate_min,
+                momentum: o.momentum,
+                weight_decay: o.weight_decay,
+                gradient_clip: o.gradient_clip,
+                drop_path: o.drop_path,
+                auxiliary_weight: o.auxiliary_weight,
+                cutout: o.cutout,
+                crop_padding: o.crop_padding,
+                flip: o.flip,
+            },
+        })
+    }
+}
+
+impl Evaluator for Retrain {
+    fn metric(&self) -> Metric {
+        Metric { name: "test_accuracy".into(), higher_is_better: true, split: "test".into() }
+    }
+
+    fn evaluate(&self, genotype: &Genotype, host: &mut dyn EvaluationHost) -> Result<Evaluation> {
+        host.retrain(genotype, &self.protocol)
+    }
+
+    fn protocol(&self) -> Option<&RetrainProtocol> {
+        Some(&self.protocol)
+    }
+}
+
+tetlo_core::register_evaluator!(
+    "retrain",
+    Retrain,
+    "trains the derived network from scratch on all training data and tests it once"
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use tetlo_core::registry;
+
+    struct Host(Option<RetrainProtocol>);
+
+    impl EvaluationHost for Host {
+        fn retrain(&mut self, _: &Genotype, protocol: &RetrainProtocol) -> Result<Evaluation> {
+            self.0 = Some(protocol.clone());
+            let test_accuracy = Some(0.5);
+            Ok(Evaluation { value: 0.5, val_accuracy: None, test_accuracy, params: 1, macs: 1 })
+        }
+    }
+
+    #[test]
+    fn options_reach_the_host() {
+        let options = json!({ "epochs": 5, "batch-size": 7, "channels": 0, "cells": 3,
+            "learning-rate": 0.1, "learning-rate-min": 0.01, "momentum": 0.8, "weight-decay": 0.0,
+            "gradient-clip": 1.0, "drop-path": 0.3, "auxiliary-weight": 0.0, "cutout": 4,
+            "crop-padding": 2, "flip": false });
+        let retrain = registry::build::<dyn Evaluator>("retrain", &options).unwrap();
+        let mut host = Host(None);
+        let genotype = Genotype::new([]);
+        assert_eq!(retrain.evaluate(&genotype, &mut host).unwrap().test_accuracy, Some(0.5));
+        let seen = serde_json::to_value(host.0.as_ref().unwrap()).unwrap();
+        for (key, value) in options.as_object().unwrap() {
+            assert_eq!(&seen[key.replace('-', "_")], value, "{key}");
+        }
+        assert_eq!(seen.as_object().unwrap().len(), options.as_object().unwrap().len());
+        assert_eq!(retrain.protocol(), host.0.as_ref());
+        assert_eq!(retrain.metric().split, "test");
+    }
+
+    #[test]
+    fn options_out_of_range_name_the_key() {
+        for (key, value) in [
+            ("epochs", json!(0)),
+            ("batch-size", json!(0)),
+            ("learning-rate", json!(-0.1)),
+            ("weight-decay", json!(-1.0)),
+            ("gradient-clip", json!(-1.0)),
+            ("momentum", json!(1.0)),
+            ("drop-path", json!(1.5)),
+            ("learning-rate-min", json!(0.5)),
+        ] {
+            let options = json!({ key: value });
+            let error = registry::build::<dyn Evaluator>("retrain", &options).unwrap_err();
+            assert!(error.to_string().contains(&format!("`{key}`")), "{error}");
+        }
+    }
+}

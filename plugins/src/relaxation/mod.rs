@@ -1,0 +1,5 @@
+//! Relaxations: architecture parameters to operation weights.
+
+mod softmax;
+
+pub use softmax::Softmax;

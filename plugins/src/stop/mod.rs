@@ -1,0 +1,5 @@
+//! Stopping rules.
+
+mod darts_plus;
+
+pub use darts_plus::{DartsPlus, DartsPlusOptions};

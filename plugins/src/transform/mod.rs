@@ -1,0 +1,5 @@
+//! Supernet transforms.
+
+mod exclude_operations;
+
+pub use exclude_operations::{ExcludeOperations, ExcludeOperationsOptions};

@@ -1,0 +1,119 @@
+//! Whole comparisons.
+
+use crate::tetlo::{TINY, command, tetlo_in};
+use serde_json::Value;
+use std::path::Path;
+
+/// `summary.json` without what may differ between runs: times and memory.
+fn stable(directory: &Path) -> String {
+    let text = std::fs::read_to_string(directory.join("summary.json")).expect("a summary");
+    let mut value: Value = serde_json::from_str(&text).expect("JSON");
+    for method in value["methods"].as_array_mut().expect("methods") {
+        for key in ["search_seconds", "retrain_seconds", "peak_memory_bytes"] {
+            assert!(method.as_object_mut().expect("an object").remove(key).is_some(), "{key}");
+        }
+    }
+    value.to_string()
+}
+
+#[test]
+fn a_comparison_from_config_to_report() {
+    let directory = tempfile::tempdir().expect("a folder");
+    let here = directory.path();
+    std::fs::write(here.join("tiny.toml"), TINY).expect("written");
+    let ran = tetlo_in(here, &["compare", "tiny.toml", "--set", "threads=1"]).code(0);
+    for name in ["darts-1st", "tetlo", "random"] {
+        assert!(ran.out().contains(name), "{}", ran.out());
+    }
+    let out = here.join("runs/tiny");
+    for file in ["compare.toml", "plan.jsonl", "summary.json", "report.html", "report.md", "results.csv"] {
+        assert!(out.join(file).exists(), "{file}");
+    }
+    let trials: Vec<_> = std::fs::read_dir(out.join("trials")).expect("trials").collect();
+    assert_eq!(trials.len(), 3);
+    for trial in trials {
+        let trial = trial.expect("an entry").path();
+        for file in ["run.toml", "provenance.json", "events.jsonl", "genotype.json", "genotype.txt", "log.jsonl", "result.json"] {
+            assert!(trial.join(file).exists(), "{} in {}", file, trial.display());
+        }
+        let text = std::fs::read_to_string(trial.join("result.json")).expect("a result");
+        let result: Value = serde_json::from_str(&text).expect("JSON");
+        assert_eq!(result["schema"], "tetlo.result/1");
+        assert_eq!(result["metric"]["split"], "test");
+        assert!(result["retrain"]["test_accuracy"].as_f64().is_some_and(|a| a > 0.05));
+        assert!(result["params"].as_u64().is_some_and(|p| p > 0));
+        if result["method"] != "random" {
+            assert!(trial.join("alpha.npz").exists());
+        }
+    }
+
+    // Finished trials are left alone: the same command again only writes reports.
+    let before = stable(&out);
+    let again = tetlo_in(here, &["compare", "tiny.toml"]).code(0);
+    assert!(!again.err().contains("epoch"), "{}", again.err());
+    assert_eq!(stable(&out), before);
+
+    // Two threads, another directory: the same bytes.
+    let other = ["compare", "tiny.toml", "--set", "threads=2", "--out", "two"];
+    tetlo_in(here, &other).code(0);
+    assert_eq!(stable(&here.join("two")), before);
+
+    // Child processes, two at a time: the same bytes.
+    tetlo_in(here, &["compare", "tiny.toml", "--jobs", "2", "--out", "jobs"]).code(0);
+    assert_eq!(stable(&here.join("jobs")), before);
+
+    // Another config into the same directory is refused, and the difference named.
+    let ran = tetlo_in(here, &["compare", "tiny.toml", "--set", "search.batch-size=32"]).code(2);
+    assert!(ran.err().contains("search.batch-size"), "{}", ran.err());
+    assert_eq!(stable(&out), before);
+
+    // The reports of a finished directory.
+    let directory = out.display().to_string();
+    tetlo_in(here, &["report", &directory, "--latex", "t.tex", "--csv", "t.csv", "--json", "s.json"])
+        .code(0);
+    assert!(std::fs::read_to_string(here.join("t.tex")).expect("LaTeX").contains("tetlo"));
+    assert_eq!(std::fs::read_to_string(here.join("t.csv")).expect("CSV").lines().count(), 4);
+    let evaluated = tetlo_in(here, &["evaluate", &directory, "--format", "json"]).code(0);
+    assert_eq!(evaluated.json()["schema"], "tetlo.summary/1");
+}
+
+#[test]
+fn plan_run_trial_and_a_single_search() {
+    let directory = tempfile::tempdir().expect("a folder");
+    let here = directory.path();
+    std::fs::write(here.join("tiny.toml"), TINY).expect("written");
+    let plan = tetlo_in(here, &["plan", "tiny.toml", "--out", "planned", "--format", "json"]).code(0);
+    assert_eq!(plan.json().as_array().map(Vec::len), Some(3));
+    let ran = tetlo_in(here, &["run-trial", "planned", "--index", "2"]).code(0);
+    assert_eq!(ran.json()["method"], "random");
+    let out_of_range = tetlo_in(here, &["run-trial", "planned", "--index", "3"]).code(2);
+    assert!(out_of_range.err().contains("3 trials"), "{}", out_of_range.err());
+
+    let search = ["search", "tiny.toml", "--method", "darts-1st", "--out", "one"];
+    let found = tetlo_in(here, &search).code(0);
+    assert!(found.out().starts_with("Genotype(normal=["), "{}", found.out());
+    let retrain = ["retrain", "one", "--config", "tiny.toml", "--format", "json"];
+    let trained = tetlo_in(here, &retrain).code(0).json();
+    assert!(trained["test_accuracy"].as_f64().is_some());
+    tetlo_in(here, &["draw", "one", "--svg", "cell.svg", "--dot", "cell.dot"]).code(0);
+    assert!(std::fs::read_to_string(here.join("cell.svg")).expect("SVG").starts_with("<svg"));
+    let unknown = tetlo_in(here, &["search", "tiny.toml", "--method", "darts-1", "--out", "x"]).code(2);
+    assert!(unknown.err().contains("did you mean `darts-1st`?"), "{}", unknown.err());
+    assert!(!here.join("x").exists());
+}
+
+#[test]
+fn a_loss_from_outside_the_plugins_and_threads_from_the_environment() {
+    let directory = tempfile::tempdir().expect("a folder");
+    let here = directory.path();
+    let own = TINY.replace("preset = \"tetlo\"", "preset = \"tetlo\"\ntransfer-loss = { plugin = \"mean-norm\" }");
+    std::fs::write(here.join("own.toml"), own).expect("written");
+    let search = ["search", "own.toml", "--method", "tetlo", "--out", "one"];
+    let mut command = command(here, &search);
+    let output = command.env("TETLO_THREADS", "1").output().expect("the binary starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let events = std::fs::read_to_string(here.join("one/events.jsonl")).expect("events");
+    assert!(events.contains("hypergrad/through_W/norm"), "the transfer has its own terms");
+    let bad = command.env("TETLO_THREADS", "many").output().expect("the binary starts");
+    assert_eq!(bad.status.code(), Some(2));
+}
