@@ -4,13 +4,16 @@ use crate::plan::Trial;
 use serde_json::{Value, json};
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
+use tetlo_core::data::Data;
 
 /// The provenance record of a trial.
-pub fn provenance(trial: &Trial, device: &str, threads: usize) -> Value {
+pub fn provenance(trial: &Trial, data: &Data, device: &str, threads: usize) -> Value {
     let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
     json!({
         "schema": "tetlo.provenance/1",
         "trial_id": trial.id,
+        // Reports name the data's origin, and say where they are synthetic.
+        "dataset": {"name": data.name, "notice": data.notice, "synthetic": data.synthetic},
         "tetlo": env!("CARGO_PKG_VERSION"),
         "command": std::env::args().collect::<Vec<_>>(),
         "git_commit": git(&["rev-parse", "HEAD"]),

@@ -119,7 +119,7 @@ pub fn run(
         return Ok(done);
     }
     let run_toml = trial.to_toml(&place.device)?;
-    directory.begin(&run_toml, &provenance(trial, &place.device, place.threads))?;
+    directory.begin(&run_toml, &provenance(trial, data, &place.device, place.threads))?;
     let mut recorder = Recorder::start(directory, observer)?;
     let outcome = attempt(trial, directory, data, &mut recorder);
     let recorded = recorder.finish();
