@@ -33,14 +33,14 @@ pub fn main() -> ExitCode {
             return if error.use_stderr() { Exit::Usage } else { Exit::Ok }.into();
         }
     };
-    let run = std::thread::Builder::new()
-        .name("tetlo".into())
-        .stack_size(STACK_BYTES)
-        .spawn(move || match commands::run(arguments) {
-            Ok(exit) => exit,
-            Err(error) => {
-                console::print_error(&error);
-                exit::of_error(&error)
+    let run =
+        std::thread::Builder::new().name("tetlo".into()).stack_size(STACK_BYTES).spawn(move || {
+            match commands::run(arguments) {
+                Ok(exit) => exit,
+                Err(error) => {
+                    console::print_error(&error);
+                    exit::of_error(&error)
+                }
             }
         });
     let exit = match run.map(std::thread::JoinHandle::join) {

@@ -26,14 +26,24 @@ fn a_comparison_from_config_to_report() {
         assert!(ran.out().contains(name), "{}", ran.out());
     }
     let out = here.join("runs/tiny");
-    for file in ["compare.toml", "plan.jsonl", "summary.json", "report.html", "report.md", "results.csv"] {
+    for file in
+        ["compare.toml", "plan.jsonl", "summary.json", "report.html", "report.md", "results.csv"]
+    {
         assert!(out.join(file).exists(), "{file}");
     }
     let trials: Vec<_> = std::fs::read_dir(out.join("trials")).expect("trials").collect();
     assert_eq!(trials.len(), 3);
     for trial in trials {
         let trial = trial.expect("an entry").path();
-        for file in ["run.toml", "provenance.json", "events.jsonl", "genotype.json", "genotype.txt", "log.jsonl", "result.json"] {
+        for file in [
+            "run.toml",
+            "provenance.json",
+            "events.jsonl",
+            "genotype.json",
+            "genotype.txt",
+            "log.jsonl",
+            "result.json",
+        ] {
             assert!(trial.join(file).exists(), "{} in {}", file, trial.display());
         }
         let text = std::fs::read_to_string(trial.join("result.json")).expect("a result");
@@ -69,8 +79,11 @@ fn a_comparison_from_config_to_report() {
 
     // The reports of a finished directory.
     let directory = out.display().to_string();
-    tetlo_in(here, &["report", &directory, "--latex", "t.tex", "--csv", "t.csv", "--json", "s.json"])
-        .code(0);
+    tetlo_in(
+        here,
+        &["report", &directory, "--latex", "t.tex", "--csv", "t.csv", "--json", "s.json"],
+    )
+    .code(0);
     assert!(std::fs::read_to_string(here.join("t.tex")).expect("LaTeX").contains("tetlo"));
     assert_eq!(std::fs::read_to_string(here.join("t.csv")).expect("CSV").lines().count(), 4);
     let evaluated = tetlo_in(here, &["evaluate", &directory, "--format", "json"]).code(0);
@@ -82,7 +95,8 @@ fn plan_run_trial_and_a_single_search() {
     let directory = tempfile::tempdir().expect("a folder");
     let here = directory.path();
     std::fs::write(here.join("tiny.toml"), TINY).expect("written");
-    let plan = tetlo_in(here, &["plan", "tiny.toml", "--out", "planned", "--format", "json"]).code(0);
+    let plan =
+        tetlo_in(here, &["plan", "tiny.toml", "--out", "planned", "--format", "json"]).code(0);
     assert_eq!(plan.json().as_array().map(Vec::len), Some(3));
     let ran = tetlo_in(here, &["run-trial", "planned", "--index", "2"]).code(0);
     assert_eq!(ran.json()["method"], "random");
@@ -97,7 +111,8 @@ fn plan_run_trial_and_a_single_search() {
     assert!(trained["test_accuracy"].as_f64().is_some());
     tetlo_in(here, &["draw", "one", "--svg", "cell.svg", "--dot", "cell.dot"]).code(0);
     assert!(std::fs::read_to_string(here.join("cell.svg")).expect("SVG").starts_with("<svg"));
-    let unknown = tetlo_in(here, &["search", "tiny.toml", "--method", "darts-1", "--out", "x"]).code(2);
+    let unknown =
+        tetlo_in(here, &["search", "tiny.toml", "--method", "darts-1", "--out", "x"]).code(2);
     assert!(unknown.err().contains("did you mean `darts-1st`?"), "{}", unknown.err());
     assert!(!here.join("x").exists());
 }
@@ -106,7 +121,10 @@ fn plan_run_trial_and_a_single_search() {
 fn a_loss_from_outside_the_plugins_and_threads_from_the_environment() {
     let directory = tempfile::tempdir().expect("a folder");
     let here = directory.path();
-    let own = TINY.replace("preset = \"tetlo\"", "preset = \"tetlo\"\ntransfer-loss = { plugin = \"mean-norm\" }");
+    let own = TINY.replace(
+        "preset = \"tetlo\"",
+        "preset = \"tetlo\"\ntransfer-loss = { plugin = \"mean-norm\" }",
+    );
     std::fs::write(here.join("own.toml"), own).expect("written");
     let search = ["search", "own.toml", "--method", "tetlo", "--out", "one"];
     let mut command = command(here, &search);

@@ -36,10 +36,26 @@ fn with(from: &str, to: &str) -> Vec<u8> {
 #[test]
 fn keys_names_and_values() {
     refused(&with("epochs = 1", "epoch = 1"), &[], &["c.toml", "epoch = 1", "^", "epochs"]);
-    refused(&with("preset = \"tetlo\"", "preset = \"tetol\""), &[], &["c.toml", "^", "did you mean `tetlo`"]);
-    refused(&with("plugin = \"darts\"", "plugin = \"dart\""), &[], &["c.toml", "^", "did you mean `darts`"]);
-    refused(&with("plugin = \"digits\"", "plugin = \"digit\""), &[], &["^", "did you mean `digits`"]);
-    refused(&with("epochs = 1", "epochs = \"one\""), &[], &["epochs = \"one\"", "^", "invalid type"]);
+    refused(
+        &with("preset = \"tetlo\"", "preset = \"tetol\""),
+        &[],
+        &["c.toml", "^", "did you mean `tetlo`"],
+    );
+    refused(
+        &with("plugin = \"darts\"", "plugin = \"dart\""),
+        &[],
+        &["c.toml", "^", "did you mean `darts`"],
+    );
+    refused(
+        &with("plugin = \"digits\"", "plugin = \"digit\""),
+        &[],
+        &["^", "did you mean `digits`"],
+    );
+    refused(
+        &with("epochs = 1", "epochs = \"one\""),
+        &[],
+        &["epochs = \"one\"", "^", "invalid type"],
+    );
     refused(&with("epochs = 1", "epochs = 0"), &[], &["c.toml", "^", "epochs"]);
     refused(&with("batch-size = 64", "batch-size = -3"), &[], &["c.toml", "^"]);
     refused(&with("channels = 4, cells", "chanels = 4, cells"), &[], &["c.toml", "chanels", "^"]);
@@ -76,7 +92,8 @@ fn truncated_data_and_foreign_directories() {
     let here = directory.path();
     std::fs::write(here.join("train.bin"), vec![1u8; 3073 * 3 - 1]).expect("written");
     std::fs::write(here.join("test.bin"), vec![1u8; 3073]).expect("written");
-    let cifar = "plugin = \"cifar10\", options = { train = [\"train.bin\"], test = [\"test.bin\"] }";
+    let cifar =
+        "plugin = \"cifar10\", options = { train = [\"train.bin\"], test = [\"test.bin\"] }";
     std::fs::write(here.join("c.toml"), with("plugin = \"digits\"", cifar)).expect("written");
     let ran = tetlo_in(here, &["compare", "c.toml"]).code(2);
     assert!(ran.err().contains("train.bin"), "{}", ran.err());

@@ -21,7 +21,8 @@ fn packages() -> BTreeMap<String, Vec<String>> {
         .iter()
         .map(|p| {
             let dependencies = p["dependencies"].as_array().expect("a list of dependencies");
-            let normal = dependencies.iter().filter(|d| d["kind"].is_null() && !d["path"].is_null());
+            let normal =
+                dependencies.iter().filter(|d| d["kind"].is_null() && !d["path"].is_null());
             (name(p), normal.map(name).collect())
         })
         .collect()
@@ -87,8 +88,14 @@ fn code(path: &Path) -> String {
 fn the_engine_alone_writes_files_and_the_console_alone_prints() {
     let writes = ["fs::write(", "File::create(", "fs::create_dir", "OpenOptions", "fs::rename("];
     let prints = ["println!", "eprintln!", "print!(", "dbg!("];
-    for folder in ["core/src", "core/engine/src", "core/kernels/src", "plugins/src", "search-spaces/src", "cli/src"]
-    {
+    for folder in [
+        "core/src",
+        "core/engine/src",
+        "core/kernels/src",
+        "plugins/src",
+        "search-spaces/src",
+        "cli/src",
+    ] {
         for path in sources(folder) {
             let code = code(&path);
             let name = path.strip_prefix(root()).expect("below the root").display().to_string();
@@ -105,7 +112,8 @@ fn the_engine_alone_writes_files_and_the_console_alone_prints() {
 
 #[test]
 fn no_plugin_is_named_outside_its_crate() {
-    let names = ["\"qrs\"", "\"tetlo\"", "\"darts-2nd\"", "\"resnet\"", "\"softmax\"", "\"retrain\""];
+    let names =
+        ["\"qrs\"", "\"tetlo\"", "\"darts-2nd\"", "\"resnet\"", "\"softmax\"", "\"retrain\""];
     for folder in ["core/src", "core/engine/src"] {
         for path in sources(folder) {
             let code = code(&path);

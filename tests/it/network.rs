@@ -70,10 +70,8 @@ fn limits(name: &str, shape: &[usize]) -> (f64, f64) {
 /// Largest difference, relative to the largest expected value.
 #[track_caller]
 fn close(case: &str, ours: &Named, theirs: &Named, name: &str, bound: f64) {
-    let (got, expected) = (
-        ours.get(name).unwrap_or_else(|| panic!("{case}: {name} is missing")),
-        &theirs[name],
-    );
+    let (got, expected) =
+        (ours.get(name).unwrap_or_else(|| panic!("{case}: {name} is missing")), &theirs[name]);
     assert_eq!(got.len(), expected.len(), "{case}: {name}");
     let largest = |v: &mut dyn Iterator<Item = f64>| v.fold(0.0, |a: f64, b| a.max(b.abs()));
     let scale = largest(&mut expected.iter().copied());
@@ -88,13 +86,7 @@ fn probe(a: &[f64]) -> [f64; 3] {
 }
 
 /// Compares all arrays below `prefix` with the rows of a probe (names in ascending byte order).
-fn close_probe(
-    case: &str,
-    ours: &Named,
-    theirs: &[f64],
-    mut names: Vec<&String>,
-    bound: f64,
-) {
+fn close_probe(case: &str, ours: &Named, theirs: &[f64], mut names: Vec<&String>, bound: f64) {
     names.sort();
     assert_eq!(names.len() * 3, theirs.len(), "{case}: rows of the probe");
     for (name, row) in names.into_iter().zip(theirs.chunks(3)) {
@@ -170,8 +162,16 @@ fn evaluations_equal_pytorch() {
         };
         let input = fixture(&format!("network/{name}.input.npz")).display().to_string();
         let mut arguments = vec![
-            "network", "eval", "c.toml", "--grad", "--weights", &weights, "--input", &input,
-            "--output", "o.npz",
+            "network",
+            "eval",
+            "c.toml",
+            "--grad",
+            "--weights",
+            &weights,
+            "--input",
+            &input,
+            "--output",
+            "o.npz",
         ];
         arguments.extend(&extra);
         tetlo_in(here, &arguments).code(0);
@@ -208,8 +208,17 @@ fn search_steps_equal_pytorch() {
         let input = fixture(&format!("network/{name}.input.npz")).display().to_string();
         for (order, method) in [("1", "darts-1st"), ("2", "darts-2nd")] {
             let arguments = [
-                "network", "step", "c.toml", "--method", method, "--weights", &weights, "--input",
-                &input, "--output", "o.npz",
+                "network",
+                "step",
+                "c.toml",
+                "--method",
+                method,
+                "--weights",
+                &weights,
+                "--input",
+                &input,
+                "--output",
+                "o.npz",
             ];
             tetlo_in(here, &arguments).code(0);
             let ours = produced(&here.join("o.npz"));
@@ -233,11 +242,22 @@ fn what_is_missing_is_named() {
     let here = directory.path();
     let case = &index("step_index.json")[0];
     std::fs::write(here.join("c.toml"), config(case)).expect("written");
-    let empty: HashMap<String, Tensor> = HashMap::from([("classifier.weight".to_owned(), filled("x", &[10, 8], 0))]);
+    let empty: HashMap<String, Tensor> =
+        HashMap::from([("classifier.weight".to_owned(), filled("x", &[10, 8], 0))]);
     candle_core::safetensors::save(&empty, here.join("w.safetensors")).expect("written");
     let input = fixture("network/step.input.npz").display().to_string();
     let step = |weights: &str, input: &str| {
-        let arguments = ["network", "step", "c.toml", "--weights", weights, "--input", input, "--output", "o.npz"];
+        let arguments = [
+            "network",
+            "step",
+            "c.toml",
+            "--weights",
+            weights,
+            "--input",
+            input,
+            "--output",
+            "o.npz",
+        ];
         tetlo_in(here, &arguments).code(2).err()
     };
     assert!(step("w.safetensors", &input).contains("`stem.0.weight` is missing"));

@@ -56,7 +56,13 @@ fn every_preset_is_a_good_config_and_the_schema_is_json() {
     let about = tetlo_in(here, &["config", "explain", "search.batch-size"]).code(0).out();
     assert!(about.contains("64"), "{about}");
     std::fs::write(here.join("t.toml"), TINY).expect("written");
-    let inert = ["config", "check", "t.toml", "--set", "method.tetlo.optimizer.options.combine=\"norm-matched\""];
+    let inert = [
+        "config",
+        "check",
+        "t.toml",
+        "--set",
+        "method.tetlo.optimizer.options.combine=\"norm-matched\"",
+    ];
     let remarks = tetlo_in(here, &inert).code(0).out();
     assert!(remarks.contains("remark: tetlo:") && remarks.contains("no effect"), "{remarks}");
 }
@@ -84,8 +90,17 @@ fn a_transfer_loss_on_arrays() {
     ];
     std::fs::write(here.join("in.npz"), npz::to_bytes(&arrays).expect("npz")).expect("written");
     let eval = |options: &str| {
-        let arguments =
-            ["plugins", "eval", "qrs", "--input", "in.npz", "--output", "out.npz", "--options", options];
+        let arguments = [
+            "plugins",
+            "eval",
+            "qrs",
+            "--input",
+            "in.npz",
+            "--output",
+            "out.npz",
+            "--options",
+            options,
+        ];
         tetlo_in(here, &arguments).code(0);
         npz::read(&here.join("out.npz")).expect("an npz")
     };
@@ -97,8 +112,17 @@ fn a_transfer_loss_on_arrays() {
     let hard = eval("sampler = \"all\", target = \"hard\"");
     assert!(size(&hard["grad_main"]) == 0.0 && size(&hard["grad_aux"]) > 0.0);
     for (options, part) in [("sampler = \"al\"", "al"), ("temprature = 1", "temprature")] {
-        let arguments =
-            ["plugins", "eval", "qrs", "--input", "in.npz", "--output", "no.npz", "--options", options];
+        let arguments = [
+            "plugins",
+            "eval",
+            "qrs",
+            "--input",
+            "in.npz",
+            "--output",
+            "no.npz",
+            "--options",
+            options,
+        ];
         let ran = tetlo_in(here, &arguments).code(2);
         assert!(ran.err().contains(part) && ran.err().contains('^'), "{}", ran.err());
     }
@@ -162,14 +186,20 @@ fn hypergradients_equal_pytorch() {
         let input = fixture(&format!("hypergrad/{}", case["file"].as_str().expect("a file")));
         let options = toml_of(&case["options"]);
         let arguments = [
-            "check", "hypergrad", "--problem", "smooth", "--output", "o.npz", "--input",
-            &input.display().to_string(), "--options", &options,
+            "check",
+            "hypergrad",
+            "--problem",
+            "smooth",
+            "--output",
+            "o.npz",
+            "--input",
+            &input.display().to_string(),
+            "--options",
+            &options,
         ];
         tetlo_in(here, &arguments).code(0);
-        let (ours, theirs) = (
-            npz::read(&here.join("o.npz")).expect("an npz"),
-            npz::read(&input).expect("an npz"),
-        );
+        let (ours, theirs) =
+            (npz::read(&here.join("o.npz")).expect("an npz"), npz::read(&input).expect("an npz"));
         let mut compared = 0;
         for (name, expected) in &theirs {
             let bound = match name.split('/').next() {
@@ -209,7 +239,15 @@ fn transfer_losses_equal_pytorch() {
         std::fs::write(here.join("i.npz"), npz::to_bytes(&input).expect("npz")).expect("written");
         let options = toml_of(&case["options"]);
         let arguments = [
-            "plugins", "eval", &plugin, "--input", "i.npz", "--output", "o.npz", "--options", &options,
+            "plugins",
+            "eval",
+            &plugin,
+            "--input",
+            "i.npz",
+            "--output",
+            "o.npz",
+            "--options",
+            &options,
         ];
         tetlo_in(here, &arguments).code(0);
         let ours = npz::read(&here.join("o.npz")).expect("an npz");

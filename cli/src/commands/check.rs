@@ -76,7 +76,16 @@ fn in_child() -> Result<Exit> {
 fn print(rows: &[Row]) {
     console::out(&format!(
         "{:<10} {:>5} {:<16} {:<20} {:>10} {:>10} {:>8} {:>6} {:>6}  {}",
-        "problem", "level", "term", "estimator", "cosine", "rel error", "norm", "passes", "direct", "pass"
+        "problem",
+        "level",
+        "term",
+        "estimator",
+        "cosine",
+        "rel error",
+        "norm",
+        "passes",
+        "direct",
+        "pass"
     ));
     let number = |v: Option<f64>| v.map_or_else(|| "-".to_owned(), |v| format!("{v:.6}"));
     for r in rows {

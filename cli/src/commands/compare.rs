@@ -65,12 +65,7 @@ fn label(trial: &Trial, of: usize) -> String {
     format!("[{}/{of}] {} on {}, seed {seed}:", index + 1, method.name, task.name)
 }
 
-fn run_here(
-    comparison: &Comparison,
-    trials: &[Trial],
-    place: &Place,
-    bars: bool,
-) -> Result<()> {
+fn run_here(comparison: &Comparison, trials: &[Trial], place: &Place, bars: bool) -> Result<()> {
     let mut data = None;
     for trial in trials {
         let directory = comparison.trial(&trial.id);

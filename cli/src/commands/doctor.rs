@@ -40,7 +40,10 @@ pub(crate) fn doctor(format: Format) -> Result<Exit> {
         Format::Text => {
             console::out(&format!("tetlo {}", env!("CARGO_PKG_VERSION")));
             console::out(&format!("processor   {cpu}"));
-            console::out(&format!("kernels     {simd} (this machine can run {})", paths.join(", ")));
+            console::out(&format!(
+                "kernels     {simd} (this machine can run {})",
+                paths.join(", ")
+            ));
             console::out(&format!("threads     {threads}"));
             console::out(&format!("CUDA        none: {no_cuda}"));
             console::out(&format!("data        {}", ready.join(", ")));

@@ -15,12 +15,12 @@ use tetlo_core::multilevel::{Batch, Batches, cross_entropy};
 use tetlo_core::network::{ImageShape, Network, Pass, update_running_statistics};
 use tetlo_core::rng::{Key, Purpose};
 use tetlo_core::space::initial_values;
+use tetlo_engine::npz;
 use tetlo_engine::plan::Trial;
 use tetlo_engine::record::Silent;
 use tetlo_engine::retrain::derived_network_of;
 use tetlo_engine::search::{Method, SearchState};
 use tetlo_engine::trial::{load_data, space};
-use tetlo_engine::npz;
 
 /// Named tensors of a safetensors file.
 type Named = HashMap<String, Tensor>;
@@ -92,7 +92,12 @@ fn gather(layout: &Layout, named: &Named, prefix: &str, path: &Path) -> Result<O
     Ok(Some(flat.map_err(|e| Usage(format!("{}: {e}", path.display())))?))
 }
 
-fn scatter(out: &mut Vec<(String, Tensor)>, prefix: &str, layout: &Layout, flat: &Tensor) -> Result<()> {
+fn scatter(
+    out: &mut Vec<(String, Tensor)>,
+    prefix: &str,
+    layout: &Layout,
+    flat: &Tensor,
+) -> Result<()> {
     for (name, tensor) in layout.scatter(flat)? {
         out.push((format!("{prefix}{name}"), tensor));
     }
@@ -146,8 +151,7 @@ fn eval(
         let (weights, buffers, architecture) = initial_values(network, key)?;
         let mut out = Vec::new();
         scatter(&mut out, "", network.weights(), &weights)?;
-        for (layout, flat) in
-            [(network.buffers(), buffers), (network.architecture(), architecture)]
+        for (layout, flat) in [(network.buffers(), buffers), (network.architecture(), architecture)]
         {
             if let Some(flat) = flat {
                 scatter(&mut out, "", layout, &flat)?;
@@ -242,7 +246,10 @@ fn step(arguments: &NetworkArgs) -> Result<Exit> {
     let (config, trial) = pick(&arguments.pick)?;
     place(&config.device, config.threads)?;
     if trial.method.optimizer_kind != OptimizerKind::MultilevelOptimizer {
-        bail!(Usage(format!("method `{}` is a black-box search: it has no step", trial.method.name)));
+        bail!(Usage(format!(
+            "method `{}` is a black-box search: it has no step",
+            trial.method.name
+        )));
     }
     let path = need(arguments.weights.as_ref(), "--weights")?;
     let named = read_weights(path)?;

@@ -10,9 +10,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use std::path::Path;
 use tetlo_core::config::{PRESET_KIND, presets};
-use tetlo_core::kinds::{
-    SearchSpace, Selection, StopRule, Trace, TransferBatch, TransferLoss,
-};
+use tetlo_core::kinds::{SearchSpace, Selection, StopRule, Trace, TransferBatch, TransferLoss};
 use tetlo_core::registry::catalog::{self, KindInfo};
 use tetlo_core::registry::{self, LINKED};
 use tetlo_core::rng::{Key, Purpose};
@@ -106,10 +104,8 @@ fn find(name: &str) -> Result<Vec<Listed>> {
     let list = all();
     let names: Vec<&str> = list.iter().map(|l| l.name).collect();
     let near = tetlo_core::error::nearest(bare, &names).map(str::to_owned);
-    let found: Vec<Listed> = list
-        .into_iter()
-        .filter(|l| l.name == bare && kind.is_none_or(|k| k == l.kind))
-        .collect();
+    let found: Vec<Listed> =
+        list.into_iter().filter(|l| l.name == bare && kind.is_none_or(|k| k == l.kind)).collect();
     if found.is_empty() {
         let hint = near.map_or_else(
             || "`tetlo plugins list` shows all".to_owned(),

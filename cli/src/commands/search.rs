@@ -23,7 +23,10 @@ pub(crate) fn search(arguments: &SearchArgs, bars: bool) -> Result<Exit> {
     });
     let _lock = DirectoryLock::take(&out)?;
     let directory = TrialDirectory::at(&out);
-    directory.begin(&trial.to_toml(&place.device)?, &provenance(&trial, &data, &place.device, place.threads))?;
+    directory.begin(
+        &trial.to_toml(&place.device)?,
+        &provenance(&trial, &data, &place.device, place.threads),
+    )?;
     let mut progress = Progress::new(format!("{}:", trial.method.name), bars);
     let mut recorder = Recorder::start(&directory, &mut progress)?;
     let found = search_only(&trial, &data, &mut recorder);

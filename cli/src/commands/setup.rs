@@ -16,8 +16,8 @@ use tetlo_engine::trial::Place;
 /// Reads and resolves a config.
 pub(crate) fn load(arguments: &ConfigArgs) -> Result<CompareConfig> {
     let path = &arguments.config;
-    let bytes = std::fs::read(path)
-        .map_err(|e| Usage(format!("cannot read {}: {e}", path.display())))?;
+    let bytes =
+        std::fs::read(path).map_err(|e| Usage(format!("cannot read {}: {e}", path.display())))?;
     let directory = path.parent().unwrap_or(Path::new("."));
     let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
     let directory = std::path::absolute(directory)?;

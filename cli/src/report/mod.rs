@@ -13,7 +13,7 @@ pub mod table;
 pub mod text;
 
 #[cfg(test)]
-mod example;
+mod tests;
 
 pub use csv::csv;
 pub use html::html;

@@ -39,7 +39,15 @@ impl<'a> Loader<'a> {
         augmentation: Augmentation,
         key: Key,
     ) -> Self {
-        Self { images: &data.train, mean: &data.mean, std: &data.std, indices, batch, augmentation, key }
+        Self {
+            images: &data.train,
+            mean: &data.mean,
+            std: &data.std,
+            indices,
+            batch,
+            augmentation,
+            key,
+        }
     }
 
     /// Batches of the training images `indices` in order, as they are.
@@ -89,7 +97,8 @@ impl<'a> Loader<'a> {
         let mut image = vec![0f32; len];
         for (out, index) in pixels.chunks_mut(len).zip(indices) {
             self.images.read(*index, &mut image);
-            let placement = Placement::draw(self.augmentation, shape.height, shape.width, &mut draws);
+            let placement =
+                Placement::draw(self.augmentation, shape.height, shape.width, &mut draws);
             let plane = shape.height * shape.width;
             for (c, (from, to)) in image.chunks(plane).zip(out.chunks_mut(plane)).enumerate() {
                 placement.apply(from, to, shape.width, self.mean[c], self.std[c]);
@@ -213,7 +222,9 @@ mod tests {
         let mut seen = vec![];
         for i in 0..3 {
             let batch = epoch.batch(i)?;
-            for (row, label) in batch.images.flatten_from(1)?.to_vec2::<f32>()?.iter().zip(&batch.labels) {
+            for (row, label) in
+                batch.images.flatten_from(1)?.to_vec2::<f32>()?.iter().zip(&batch.labels)
+            {
                 assert!((row[0] - (*label as f32 * 6.0 - 1.0) / 2.0).abs() < 1e-6);
             }
             seen.extend(batch.labels);

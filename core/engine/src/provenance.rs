@@ -14,7 +14,7 @@ pub fn provenance(trial: &Trial, data: &Data, device: &str, threads: usize) -> V
         "trial_id": trial.id,
         // Reports name the data's origin, and say where they are synthetic.
         "dataset": {"name": data.name, "notice": data.notice, "synthetic": data.synthetic},
-        "tetlo": env!("CARGO_PKG_VERSION"),
+        "version": env!("CARGO_PKG_VERSION"),
         "command": std::env::args().collect::<Vec<_>>(),
         "git_commit": git(&["rev-parse", "HEAD"]),
         "git_dirty": git(&["status", "--porcelain"]).map(|s| !s.is_empty()),

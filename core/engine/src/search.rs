@@ -9,14 +9,12 @@ use tetlo_core::config::{MethodConfig, PluginConfig, SearchConfig};
 use tetlo_core::data::{Data, SearchIndices, TransferSplit};
 use tetlo_core::genotype::Genotype;
 use tetlo_core::kinds::{
-    Auxiliary, AuxiliarySite, Hypergradient, MultilevelOptimizer, Progress, Regularizer, Relaxation,
-    Selection, StopRule, SupernetTransform, Trace, TransferLoss,
+    Auxiliary, AuxiliarySite, Hypergradient, MultilevelOptimizer, Progress, Regularizer,
+    Relaxation, Selection, StopRule, SupernetTransform, Trace, TransferLoss,
 };
 use tetlo_core::multilevel::combine::{ArchState, adjoints, architecture_step};
 use tetlo_core::multilevel::reverse::{HyperGradient, hypergradient};
-use tetlo_core::multilevel::{
-    Batches, Level, LossTerm, ModelRole, Point, Problem, StageGraph,
-};
+use tetlo_core::multilevel::{Batches, Level, LossTerm, ModelRole, Point, Problem, StageGraph};
 use tetlo_core::network::{ImageShape, Network, Pass, update_running_statistics};
 use tetlo_core::optim::{Adam, CosineSchedule, Inner, SgdState, norm};
 use tetlo_core::rng::{Key, Purpose};
@@ -97,7 +95,11 @@ impl Method {
             groups: vec![],
             estimator,
             transfer,
-            regularizers: config.regularizers.iter().map(PluginConfig::build).collect::<Result<_>>()?,
+            regularizers: config
+                .regularizers
+                .iter()
+                .map(PluginConfig::build)
+                .collect::<Result<_>>()?,
             selection: needed(config, "selection", &config.selection)?,
             stop_rule: config.stop_rule.as_ref().map(PluginConfig::build).transpose()?,
             settings: config.search.clone(),
@@ -330,11 +332,8 @@ impl Method {
             (inner.loss, inner.gradient, inner.output)
         };
         let name = || self.graph.stages[stage].name.clone();
-        let not_finite = |what: &str| Error::NotFinite {
-            what: what.to_owned(),
-            level: name(),
-            step: at.step,
-        };
+        let not_finite =
+            |what: &str| Error::NotFinite { what: what.to_owned(), level: name(), step: at.step };
         if !loss.is_finite() {
             return Err(not_finite("training loss"));
         }
@@ -444,8 +443,12 @@ pub struct SearchResult {
 pub fn search(method: &Method, data: &Data, observer: &mut dyn Observer) -> Result<SearchResult> {
     let s = &method.settings;
     let seed = method.seed;
-    let indices =
-        SearchIndices::divide(data.train.len(), s.train_portion, method.graph.transfer_split, seed)?;
+    let indices = SearchIndices::divide(
+        data.train.len(),
+        s.train_portion,
+        method.graph.transfer_split,
+        seed,
+    )?;
     let augmentation =
         Augmentation { crop_padding: s.crop_padding, flip: s.flip, cutout: s.cutout };
     let loader = |indices: &[usize], role: u32| {
@@ -461,8 +464,8 @@ pub fn search(method: &Method, data: &Data, observer: &mut dyn Observer) -> Resu
             "lower `batch-size` or `train-portion`, or use another `transfer-split`",
         ));
     }
-    let transfer = (method.graph.uses_transfer() && !from_valid)
-        .then(|| loader(&indices.transfer, TRANSFER));
+    let transfer =
+        (method.graph.uses_transfer() && !from_valid).then(|| loader(&indices.transfer, TRANSFER));
     let key = Key::new(seed, Purpose::Shuffle);
     let plain = Loader::plain(data, indices.valid.clone(), s.batch_size, key);
 
@@ -526,7 +529,9 @@ pub fn search(method: &Method, data: &Data, observer: &mut dyn Observer) -> Resu
             figures[0].loss(),
             genotype.skip_count(),
         ));
-        result.history.push(method.networks[0].architecture().scatter(&state.point.architecture[0])?);
+        result
+            .history
+            .push(method.networks[0].architecture().scatter(&state.point.architecture[0])?);
         trace.genotypes.push(genotype);
         result.epochs = epoch + 1;
         if let Some(rule) = &method.stop_rule

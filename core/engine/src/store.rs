@@ -21,7 +21,8 @@ use tetlo_core::{Error, Result};
 pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     let temporary = temporary_name(path);
     put(&temporary, bytes)?;
-    fs::rename(&temporary, path).map_err(|e| Error::io(format!("cannot write {}", path.display()), e))
+    fs::rename(&temporary, path)
+        .map_err(|e| Error::io(format!("cannot write {}", path.display()), e))
 }
 
 /// Writes a file as a whole where there is none; `false`: there is one, and it stays.
@@ -67,8 +68,9 @@ pub fn make_directory(path: &Path) -> Result<()> {
 pub fn read_text(path: &Path) -> Result<String> {
     let bytes =
         fs::read(path).map_err(|e| Error::io(format!("cannot read {}", path.display()), e))?;
-    String::from_utf8(bytes)
-        .map_err(|_| Error::config(format!("{} is not a text file (invalid UTF-8)", path.display())))
+    String::from_utf8(bytes).map_err(|_| {
+        Error::config(format!("{} is not a text file (invalid UTF-8)", path.display()))
+    })
 }
 
 /// A JSON document with a final newline.

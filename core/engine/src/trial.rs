@@ -35,7 +35,10 @@ pub struct Place {
 /// The data cannot be read, or the task names none.
 pub fn load_data(trial: &Trial) -> Result<Data> {
     let reference = trial.task.dataset.as_ref().ok_or_else(|| {
-        Error::config(format!("task `{}` has no `dataset`, but its search needs one", trial.task.name))
+        Error::config(format!(
+            "task `{}` has no `dataset`, but its search needs one",
+            trial.task.name
+        ))
     })?;
     let dataset: Box<dyn Dataset> = reference.build()?;
     dataset.load().and_then(Data::validated).map_err(|e| e.in_plugin(&reference.plugin))
@@ -66,7 +69,12 @@ impl From<SearchResult> for Found {
     }
 }
 
-fn find(trial: &Trial, space: &SpaceSpec, data: &Data, observer: &mut dyn Observer) -> Result<Found> {
+fn find(
+    trial: &Trial,
+    space: &SpaceSpec,
+    data: &Data,
+    observer: &mut dyn Observer,
+) -> Result<Found> {
     let method = &trial.method;
     match method.optimizer_kind {
         OptimizerKind::MultilevelOptimizer => {
@@ -211,7 +219,13 @@ pub fn retrain(
     let trained = train(network, run, observer)?;
     let accuracy = trained.test(data, protocol.batch_size)?;
     let last = protocol.epochs;
-    observer.event(event(last, last.saturating_sub(1), "retrain", "retrain/test/accuracy", accuracy));
+    observer.event(event(
+        last,
+        last.saturating_sub(1),
+        "retrain",
+        "retrain/test/accuracy",
+        accuracy,
+    ));
     observer.line(&format!("retrain: test accuracy {accuracy:.3}"));
     Ok(Evaluation {
         value: accuracy,

@@ -57,7 +57,12 @@ impl AuxiliaryHead {
         let init = Init::fan_in(WIDE);
         weights.push(format!("{NAME}.classifier.weight"), &[classes, WIDE], init);
         weights.push(format!("{NAME}.classifier.bias"), &[classes], init);
-        Ok(Self { pool: pooling_matrix(height, width), plane: height * width, channels, buffers_at })
+        Ok(Self {
+            pool: pooling_matrix(height, width),
+            plane: height * width,
+            channels,
+            buffers_at,
+        })
     }
 
     /// Where the head's running statistics start.
@@ -86,8 +91,7 @@ impl AuxiliaryHead {
         let wide = view("features.5.weight")?.reshape((WIDE, NARROW * 4))?;
         let x = x.reshape((n, NARROW * 4))?.matmul(&wide.t()?)?;
         let (x, second) = batch_norm(&x, &view("features.6.weight")?, &view("features.6.bias")?)?;
-        let logits =
-            linear(&relu(&x)?, &view("classifier.weight")?, &view("classifier.bias")?)?;
+        let logits = linear(&relu(&x)?, &view("classifier.weight")?, &view("classifier.bias")?)?;
         Ok((logits, Tensor::cat(&[first, second], 0)?))
     }
 }

@@ -142,7 +142,10 @@ impl NetworkBuilder {
         let name = join(prefix, name);
         let affine = affine.then(|| push_affine(&mut self.weights, &name, channels));
         let statistics = push_statistics(&mut self.buffers, &name, channels);
-        Primitive::BatchNorm { affine: affine.map(|(gamma, beta)| Affine { gamma, beta }), statistics }
+        Primitive::BatchNorm {
+            affine: affine.map(|(gamma, beta)| Affine { gamma, beta }),
+            statistics,
+        }
     }
 
     fn count(&mut self, shape: &Shape, per_pixel: usize) {

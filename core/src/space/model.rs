@@ -78,8 +78,7 @@ impl KernelNetwork {
             builder.graph.export(Export::Map { states, relu: true });
             head
         });
-        let classifier =
-            (format!("{}.weight", top.classifier), format!("{}.bias", top.classifier));
+        let classifier = (format!("{}.weight", top.classifier), format!("{}.bias", top.classifier));
         let init = Init::fan_in(width);
         builder.weights.push(&classifier.0, &[top.classes, width], init);
         builder.weights.push(&classifier.1, &[top.classes], init);
