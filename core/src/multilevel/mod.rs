@@ -9,14 +9,13 @@ pub mod combine;
 mod graph;
 mod oracle;
 pub mod reverse;
+mod stage;
 
 pub use graph::{
     Combine, Control, LossTerm, ModelRole, Objective, Stage, StageGraph, estimator_names,
 };
-pub use oracle::{
-    Batch, Batches, Evaluated, InnerGradient, Level, MixedProduct, Point, Problem, StageOracle,
-    cross_entropy, double_backward_enabled,
-};
+pub use oracle::{Batch, Batches, InnerGradient, Level, Point, Problem, cross_entropy};
+pub use stage::{Evaluated, MixedProduct, StageOracle, double_backward_enabled};
 
 use crate::Result;
 use crate::registry::macros::declare_kind;

@@ -13,7 +13,8 @@
 
 use super::Hypergradient;
 use super::graph::Combine;
-use super::oracle::{MixedProduct, Point, Problem, StageOracle, accumulate};
+use super::oracle::{Point, Problem};
+use super::stage::{MixedProduct, StageOracle, accumulate};
 use crate::optim::norm;
 use crate::{Error, Result};
 use candle_core::Tensor;
