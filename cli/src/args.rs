@@ -140,9 +140,9 @@ pub(crate) struct SearchArgs {
 pub(crate) struct RetrainArgs {
     /// A genotype (file, JSON or Python text), or a directory with a `genotype.json`.
     pub(crate) genotype: String,
-    /// The comparison's TOML file: data, space and retraining protocol.
+    /// The TOML file with data, space and retraining protocol (default: the run's own `run.toml`).
     #[arg(long)]
-    pub(crate) config: PathBuf,
+    pub(crate) config: Option<PathBuf>,
     /// Change a key of the config.
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,

@@ -78,10 +78,18 @@ fn files_that_are_no_config() {
 
 #[test]
 fn what_this_build_or_machine_lacks() {
-    refused(TINY.as_bytes(), &["--device", "cuda:0"], &["cuda:0", "CUDA", "hint:"]);
-    refused(&with("device = \"cpu\"", "device = \"cuda:0\""), &[], &["cuda:0", "hint:"]);
+    refused(
+        TINY.as_bytes(),
+        &["--device", "cuda:0"],
+        &["--device", "cuda:0", "^", "CUDA", "hint:"],
+    );
+    refused(
+        &with("device = \"cpu\"", "device = \"cuda:0\""),
+        &[],
+        &["c.toml:4:10", "cuda:0", "^", "hint:"],
+    );
     let npz = "plugin = \"npz\", options = { path = \"none.npz\" }";
-    refused(&with("plugin = \"digits\"", npz), &[], &["none.npz"]);
+    refused(&with("plugin = \"digits\"", npz), &[], &["c.toml:8:", "none.npz", "^", "hint:"]);
     refused(TINY.as_bytes(), &["--set", "search.epoch=1"], &["--set", "epoch"]);
     refused(TINY.as_bytes(), &["--set", "epochs"], &["--set"]);
 }

@@ -1,7 +1,7 @@
 //! `compare`, `plan`, `run-trial`, `report`: a comparison as a whole and cut up.
 
 use crate::args::{CompareArgs, Format, PlanArgs, ReportArgs, RunTrialArgs};
-use crate::commands::setup::{self, place};
+use crate::commands::setup::{self, Loaded, place};
 use crate::console::{self, Progress};
 use crate::exit::{Exit, Usage};
 use crate::report::{self, Report};
@@ -11,33 +11,31 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 use tetlo_core::config::CompareConfig;
 use tetlo_core::data::Data;
-use tetlo_engine::comparison::{Comparison, check_trial};
-use tetlo_engine::plan::{Trial, plan as make_plan};
+use tetlo_engine::comparison::Comparison;
+use tetlo_engine::plan::Trial;
 use tetlo_engine::trial::{Place, load_data, run as run_one};
 
 /// Runs a comparison.
 pub(crate) fn compare(arguments: &CompareArgs, bars: bool) -> Result<Exit> {
-    let mut config = setup::load(&arguments.config)?;
-    if let Some(device) = &arguments.device {
-        config.device.clone_from(device);
-    }
-    let place = place(&config.device, config.threads)?;
-    let trials = make_plan(&config)?;
+    let mut loaded = setup::load(&arguments.config)?;
+    let place = loaded.place(arguments.device.as_ref())?;
+    let trials = loaded.plan()?;
     // Everything that can be wrong with the config is found before anything is written.
-    check(&trials)?;
+    check(&loaded, &trials)?;
+    let config = &loaded.config;
     let out = arguments.out.clone().unwrap_or_else(|| Path::new("runs").join(&config.name));
-    let comparison = Comparison::open(&out, &config, &trials)?;
+    let comparison = Comparison::open(&out, config, &trials)?;
     let began = Instant::now();
     if arguments.jobs > 1 {
         run_children(&comparison, &trials, arguments.jobs as usize)?;
     } else {
-        run_here(&comparison, &trials, &place, bars)?;
+        run_here(&comparison, &loaded, &trials, &place, bars)?;
     }
-    finish(&comparison, &config, began)
+    finish(&comparison, config, began)
 }
 
 /// Builds every method on every task without training.
-fn check(trials: &[Trial]) -> Result<()> {
+fn check(config: &Loaded, trials: &[Trial]) -> Result<()> {
     let mut data: Option<(String, Data)> = None;
     let mut seen: Vec<(&str, &str)> = vec![];
     for trial in trials {
@@ -46,16 +44,20 @@ fn check(trials: &[Trial]) -> Result<()> {
             continue;
         }
         seen.push(names);
-        let loaded = for_task(&mut data, trial)?;
-        check_trial(trial, loaded)?;
+        let loaded = for_task(&mut data, config, trial)?;
+        config.check(trial, loaded)?;
     }
     Ok(())
 }
 
 /// The data of a trial's task, loaded once.
-fn for_task<'a>(cache: &'a mut Option<(String, Data)>, trial: &Trial) -> Result<&'a Data> {
+fn for_task<'a>(
+    cache: &'a mut Option<(String, Data)>,
+    config: &Loaded,
+    trial: &Trial,
+) -> Result<&'a Data> {
     if cache.as_ref().is_none_or(|(name, _)| *name != trial.task.name) {
-        *cache = Some((trial.task.name.clone(), load_data(trial)?));
+        *cache = Some((trial.task.name.clone(), config.data(trial)?));
     }
     cache.as_ref().map(|(_, data)| data).ok_or_else(|| anyhow::anyhow!("no data"))
 }
@@ -65,14 +67,20 @@ fn label(trial: &Trial, of: usize) -> String {
     format!("[{}/{of}] {} on {}, seed {seed}:", index + 1, method.name, task.name)
 }
 
-fn run_here(comparison: &Comparison, trials: &[Trial], place: &Place, bars: bool) -> Result<()> {
+fn run_here(
+    comparison: &Comparison,
+    config: &Loaded,
+    trials: &[Trial],
+    place: &Place,
+    bars: bool,
+) -> Result<()> {
     let mut data = None;
     for trial in trials {
         let directory = comparison.trial(&trial.id);
         if directory.result()?.is_some() {
             continue;
         }
-        let loaded = for_task(&mut data, trial)?;
+        let loaded = for_task(&mut data, config, trial)?;
         let mut progress = Progress::new(label(trial, trials.len()), bars);
         let outcome = run_one(trial, &directory, loaded, place, &mut progress);
         drop(progress);
@@ -157,15 +165,15 @@ fn finish(comparison: &Comparison, config: &CompareConfig, began: Instant) -> Re
 /// Writes or prints the plan.
 pub(crate) fn plan(arguments: &PlanArgs) -> Result<Exit> {
     let config = setup::load(&arguments.config)?;
-    let trials = make_plan(&config)?;
+    let trials = config.plan()?;
     let mut cost = Vec::new();
     let mut data = None;
     for trial in &trials {
-        let loaded = for_task(&mut data, trial)?;
-        cost.push(check_trial(trial, loaded)?);
+        let loaded = for_task(&mut data, &config, trial)?;
+        cost.push(config.check(trial, loaded)?);
     }
     if let Some(out) = &arguments.out {
-        Comparison::open(out, &config, &trials)?;
+        Comparison::open(out, &config.config, &trials)?;
     }
     match arguments.format.format {
         Format::Json => {

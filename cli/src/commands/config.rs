@@ -20,7 +20,9 @@ pub(crate) fn run(command: ConfigCommand) -> Result<Exit> {
             console::out(INITIAL.replace("PRESET", &preset).trim_end());
             Ok(Exit::Ok)
         }
-        ConfigCommand::Check { config, format } => check(&setup::load(&config)?, format.format),
+        ConfigCommand::Check { config, format } => {
+            check(&setup::load(&config)?.config, format.format)
+        }
         ConfigCommand::Schema => {
             console::out_json(&config::schema())?;
             Ok(Exit::Ok)

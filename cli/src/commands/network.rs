@@ -2,7 +2,7 @@
 
 use crate::args::{NetworkArgs, NetworkCommand};
 use crate::commands::plugins::{array, labels};
-use crate::commands::setup::{self, genotype, pick, place};
+use crate::commands::setup::{self, genotype, pick};
 use crate::exit::{Exit, Usage};
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor, Var};
@@ -110,8 +110,7 @@ fn eval(
     text: Option<&str>,
     init: Option<&Path>,
 ) -> Result<Exit> {
-    let (config, trial) = pick(&arguments.pick)?;
-    place(&config.device, config.threads)?;
+    let (_, trial, _) = pick(&arguments.pick)?;
     let weights = match &arguments.weights {
         Some(path) => Some(read_weights(path)?),
         None if init.is_some() => None,
@@ -243,8 +242,7 @@ fn state_of(method: &Method, named: &Named, path: &Path) -> Result<SearchState> 
 }
 
 fn step(arguments: &NetworkArgs) -> Result<Exit> {
-    let (config, trial) = pick(&arguments.pick)?;
-    place(&config.device, config.threads)?;
+    let (_, trial, _) = pick(&arguments.pick)?;
     if trial.method.optimizer_kind != OptimizerKind::MultilevelOptimizer {
         bail!(Usage(format!(
             "method `{}` is a black-box search: it has no step",

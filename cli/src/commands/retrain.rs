@@ -1,32 +1,38 @@
 //! `retrain` and `evaluate`.
 
 use crate::args::{ConfigArgs, EvaluateArgs, Format, PickArgs, RetrainArgs};
-use crate::commands::setup::{genotype, pick, place};
+use crate::commands::setup::{genotype, pick};
 use crate::console::{self, Progress};
 use crate::exit::{Exit, Usage};
 use crate::report::{self, Report};
 use anyhow::{Result, bail};
 use serde_json::json;
+use std::path::Path;
 use tetlo_core::kinds::Evaluator;
 use tetlo_engine::store::TrialDirectory;
-use tetlo_engine::trial::{load_data, retrain as train, space};
+use tetlo_engine::trial::{retrain as train, space};
 
 /// Trains a genotype's network from scratch and tests it once.
 pub(crate) fn retrain(arguments: &RetrainArgs, bars: bool) -> Result<Exit> {
     let genotype = genotype(&arguments.genotype)?;
-    let (config, trial) = pick(&PickArgs {
-        config: ConfigArgs { config: arguments.config.clone(), set: arguments.set.clone() },
+    let own = Path::new(&arguments.genotype).join("run.toml");
+    let config = match &arguments.config {
+        Some(config) => config.clone(),
+        None if own.is_file() => own,
+        None => bail!(Usage("`--config` is missing: it says data, space and protocol".into())),
+    };
+    let (loaded, trial, _) = pick(&PickArgs {
+        config: ConfigArgs { config, set: arguments.set.clone() },
         task: arguments.task.clone(),
         method: None,
         seed: arguments.seed,
         device: None,
     })?;
-    place(&config.device, config.threads)?;
     let evaluator: Box<dyn Evaluator> = trial.task.evaluate.build()?;
     let Some(protocol) = evaluator.protocol() else {
         bail!(Usage(format!("the evaluator `{}` does not retrain", trial.task.evaluate.plugin)));
     };
-    let data = load_data(&trial)?;
+    let data = loaded.data(&trial)?;
     let mut progress = Progress::new("retrain:", bars);
     let e = train(&space(&trial)?, &genotype, &data, protocol, trial.seed, &mut progress)?;
     drop(progress);

@@ -1,25 +1,23 @@
 //! `search`: one search.
 
 use crate::args::SearchArgs;
-use crate::commands::setup::{pick, place};
+use crate::commands::setup::pick;
 use crate::console::{self, Progress};
 use crate::exit::Exit;
 use anyhow::Result;
 use serde_json::json;
 use std::path::Path;
-use tetlo_engine::comparison::check_trial;
 use tetlo_engine::provenance::provenance;
 use tetlo_engine::store::{DirectoryLock, Recorder, TrialDirectory, json_bytes, write};
-use tetlo_engine::trial::{load_data, search_only};
+use tetlo_engine::trial::search_only;
 
 /// Searches and writes a run directory with the genotype.
 pub(crate) fn search(arguments: &SearchArgs, bars: bool) -> Result<Exit> {
-    let (config, trial) = pick(&arguments.pick)?;
-    let place = place(&config.device, config.threads)?;
-    let data = load_data(&trial)?;
-    check_trial(&trial, &data)?;
+    let (loaded, trial, place) = pick(&arguments.pick)?;
+    let data = loaded.data(&trial)?;
+    loaded.check(&trial, &data)?;
     let out = arguments.out.clone().unwrap_or_else(|| {
-        Path::new("runs").join(format!("{}-search", config.name)).join(&trial.id)
+        Path::new("runs").join(format!("{}-search", loaded.config.name)).join(&trial.id)
     });
     let _lock = DirectoryLock::take(&out)?;
     let directory = TrialDirectory::at(&out);

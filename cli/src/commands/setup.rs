@@ -7,14 +7,64 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use tetlo_core::config::{self, CompareConfig};
+use tetlo_core::data::Data;
 use tetlo_core::genotype::Genotype;
 use tetlo_core::registry::Kind;
+use tetlo_engine::comparison::{Cost, check_trial};
 use tetlo_engine::plan::{Trial, plan};
 use tetlo_engine::store;
-use tetlo_engine::trial::Place;
+use tetlo_engine::trial::{Place, load_data};
+
+/// A resolved config, and the text it came from.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    pub(crate) config: CompareConfig,
+    name: String,
+    text: String,
+}
+
+impl Loaded {
+    /// Brings an error back to the place in the file that it is about.
+    pub(crate) fn at(&self, path: &[&str], error: tetlo_core::Error) -> tetlo_core::Error {
+        config::located(&self.name, &self.text, path, error)
+    }
+
+    /// Takes `--device` over the config's, checks it, and sets the number of threads.
+    pub(crate) fn place(&mut self, device: Option<&String>) -> Result<Place> {
+        if let Some(device) = device {
+            self.config.device.clone_from(device);
+            return place(device, self.config.threads).map_err(|e| match e {
+                Unplaced::Device(e) => config::in_argument("--device", device, &e).into(),
+                Unplaced::Other(e) => e,
+            });
+        }
+        place(&self.config.device, self.config.threads).map_err(|e| match e {
+            Unplaced::Device(e) => self.at(&["device"], e).into(),
+            Unplaced::Other(e) => e,
+        })
+    }
+
+    /// The trials of the config.
+    pub(crate) fn plan(&self) -> Result<Vec<Trial>> {
+        Ok(plan(&self.config).map_err(|e| match self.config.tasks.as_slice() {
+            [one] => self.at(&["task", &one.name, "dataset"], e),
+            _ => e,
+        })?)
+    }
+
+    /// The data of a trial's task.
+    pub(crate) fn data(&self, trial: &Trial) -> Result<Data> {
+        Ok(load_data(trial).map_err(|e| self.at(&["task", &trial.task.name, "dataset"], e))?)
+    }
+
+    /// Builds everything that a trial needs, without training.
+    pub(crate) fn check(&self, trial: &Trial, data: &Data) -> Result<Cost> {
+        Ok(check_trial(trial, data).map_err(|e| self.at(&["method", &trial.method.name], e))?)
+    }
+}
 
 /// Reads and resolves a config.
-pub(crate) fn load(arguments: &ConfigArgs) -> Result<CompareConfig> {
+pub(crate) fn load(arguments: &ConfigArgs) -> Result<Loaded> {
     let path = &arguments.config;
     let bytes =
         std::fs::read(path).map_err(|e| Usage(format!("cannot read {}: {e}", path.display())))?;
@@ -22,15 +72,15 @@ pub(crate) fn load(arguments: &ConfigArgs) -> Result<CompareConfig> {
     let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
     let directory = std::path::absolute(directory)?;
     let name = path.display().to_string();
-    Ok(config::load_bytes(&name, &bytes, &directory, &arguments.set)?)
+    let config = config::load_bytes(&name, &bytes, &directory, &arguments.set)?;
+    Ok(Loaded { config, name, text: String::from_utf8_lossy(&bytes).into_owned() })
 }
 
-/// The trial that a command's arguments pick from a config.
-pub(crate) fn pick(arguments: &PickArgs) -> Result<(CompareConfig, Trial)> {
-    let mut config = load(&arguments.config)?;
-    if let Some(device) = &arguments.device {
-        config.device.clone_from(device);
-    }
+/// The trial that a command's arguments pick from a config, and where it runs.
+pub(crate) fn pick(arguments: &PickArgs) -> Result<(Loaded, Trial, Place)> {
+    let mut loaded = load(&arguments.config)?;
+    let place = loaded.place(arguments.device.as_ref())?;
+    let config = &mut loaded.config;
     let seed = arguments.seed.unwrap_or(config.seeds[0]);
     config.seeds = vec![seed];
     if let Some(task) = &arguments.task {
@@ -43,8 +93,8 @@ pub(crate) fn pick(arguments: &PickArgs) -> Result<(CompareConfig, Trial)> {
         known("method", method, &names)?;
         config.methods.retain(|m| m.name == *method);
     }
-    let trial = plan(&config)?.into_iter().next().context("the plan is empty")?;
-    Ok((config, trial))
+    let trial = loaded.plan()?.into_iter().next().context("the plan is empty")?;
+    Ok((loaded, trial, place))
 }
 
 fn known(what: &str, name: &str, names: &[&str]) -> Result<()> {
@@ -56,17 +106,37 @@ fn known(what: &str, name: &str, names: &[&str]) -> Result<()> {
     bail!(Usage(format!("the config has no {what} `{name}` ({near})")))
 }
 
+/// Why there is no place to run.
+#[derive(Debug)]
+pub(crate) enum Unplaced {
+    /// The device is not there.
+    Device(tetlo_core::Error),
+    /// The environment is wrong.
+    Other(anyhow::Error),
+}
+
+impl From<Unplaced> for anyhow::Error {
+    fn from(why: Unplaced) -> Self {
+        match why {
+            Unplaced::Device(error) => error.into(),
+            Unplaced::Other(error) => error,
+        }
+    }
+}
+
 /// Checks the device and sets the number of threads: the config's, else `TETLO_THREADS`, else the
 /// processors this process may use.
-pub(crate) fn place(device: &str, threads: usize) -> Result<Place> {
+pub(crate) fn place(device: &str, threads: usize) -> Result<Place, Unplaced> {
     if device != "cpu" {
-        return Err(tetlo_core::Error::config_hint(
+        return Err(Unplaced::Device(tetlo_core::Error::config_hint(
             format!("device `{device}` is not available: this build has no CUDA support"),
-            "use `device = \"cpu\"`; `tetlo doctor` shows what this machine offers",
-        )
-        .into());
+            "use `cpu`; `tetlo doctor` shows what this machine offers",
+        )));
     }
-    let threads = if threads > 0 { threads } else { threads_from_environment()? };
+    let threads = match threads {
+        0 => threads_from_environment().map_err(Unplaced::Other)?,
+        n => n,
+    };
     tetlo_kernels::set_threads(threads);
     Ok(Place { device: device.to_owned(), threads })
 }
