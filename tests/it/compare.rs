@@ -135,3 +135,39 @@ fn a_loss_from_outside_the_plugins_and_threads_from_the_environment() {
     let bad = command.env("TETLO_THREADS", "many").output().expect("the binary starts");
     assert_eq!(bad.status.code(), Some(2));
 }
+
+#[test]
+fn a_trial_that_diverges_is_recorded_and_the_comparison_goes_on() {
+    let directory = tempfile::tempdir().expect("a folder");
+    let here = directory.path();
+    std::fs::write(here.join("tiny.toml"), TINY).expect("written");
+    let arguments = [
+        "compare",
+        "tiny.toml",
+        "--set",
+        "method.darts-1st.search.learning-rate=1e30",
+        "--set",
+        "method.darts-1st.search.gradient-clip=0",
+    ];
+    let ran = tetlo_in(here, &arguments).code(3);
+    assert!(ran.err().contains("is not finite at step"), "{}", ran.err());
+    assert!(ran.err().contains("1 of 3 trials have no result"), "{}", ran.err());
+    let out = here.join("runs/tiny");
+    let text = std::fs::read_to_string(out.join("summary.json")).expect("a summary");
+    let summary: Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(summary["methods"][0]["failed"], 1);
+    assert_eq!(summary["methods"][2]["n"], 1);
+    let failures: Vec<_> = std::fs::read_dir(out.join("trials"))
+        .expect("trials")
+        .map(|t| t.expect("an entry").path().join("failure-0.json"))
+        .filter(|f| f.exists())
+        .collect();
+    assert_eq!(failures.len(), 1);
+    let failure = std::fs::read_to_string(&failures[0]).expect("a failure");
+    let failure: Value = serde_json::from_str(&failure).expect("JSON");
+    assert_eq!(failure["schema"], "tetlo.failure/1");
+    assert!(failure["step"].is_u64() && failure["level"] == "main", "{failure}");
+    // The failed trial is tried again, the others are left alone.
+    let again = tetlo_in(here, &arguments).code(3);
+    assert!(!again.err().contains("retrain epoch"), "{}", again.err());
+}
