@@ -275,6 +275,10 @@ impl Method {
         }
         tell("hypergrad/passes".into(), gradient.passes as f64);
         tell("hypergrad/objective".into(), gradient.objective);
+        if !self.graph.objective.iter().any(|o| o.stage > 0) {
+            state.point.architecture = next;
+            return Ok(()); // no transferred part to set against the main one
+        }
         let optional = [
             ("hypergrad/main/norm", figures.main_norm),
             ("hypergrad/transferred/norm", figures.transferred_norm),
