@@ -27,7 +27,7 @@ pub(crate) fn compare(arguments: &CompareArgs, bars: bool) -> Result<Exit> {
     let comparison = Comparison::open(&out, config, &trials)?;
     let began = Instant::now();
     if arguments.jobs > 1 {
-        run_children(&comparison, &trials, arguments.jobs as usize)?;
+        run_children(&comparison, &trials, arguments.jobs as usize, place.threads)?;
     } else {
         run_here(&comparison, &loaded, &trials, &place, bars)?;
     }
@@ -96,7 +96,12 @@ fn run_here(
 }
 
 /// Runs trials in child processes, `jobs` at a time.
-fn run_children(comparison: &Comparison, trials: &[Trial], jobs: usize) -> Result<()> {
+fn run_children(
+    comparison: &Comparison,
+    trials: &[Trial],
+    jobs: usize,
+    threads: usize,
+) -> Result<()> {
     use std::process::{Child, Command, Stdio};
     let program = std::env::current_exe()?;
     let mut waiting: Vec<&Trial> = Vec::new();
@@ -114,6 +119,8 @@ fn run_children(comparison: &Comparison, trials: &[Trial], jobs: usize) -> Resul
                 .args(["--no-progress", "run-trial", "--child", "--index"])
                 .arg(trial.index.to_string())
                 .arg(comparison.path())
+                // Trials share the processors, unless the config says how many each may use.
+                .env("TETLO_THREADS", (threads / jobs).max(1).to_string())
                 .stdin(Stdio::piped()) // closes when this process ends: the child then ends too
                 .stdout(Stdio::null())
                 .spawn()?;

@@ -3,21 +3,46 @@
 
 use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, SeqCst};
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::JoinHandle;
 
 /// `f(thread, item)`.
 type Job<'a> = dyn Fn(usize, usize) + Sync + 'a;
 
+/// What is to be done, in one word, so that it is read and claimed as a whole: a number that grows
+/// with every job (24 bits), the job's items (20 bits), and the next item nobody has claimed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Ticket(u64);
+
+const FIELD: u32 = 20;
+const MOST_ITEMS: usize = (1 << FIELD) - 1;
+
+impl Ticket {
+    fn new(number: u64, items: usize) -> Self {
+        Self((number << (2 * FIELD)) | ((items as u64) << FIELD))
+    }
+
+    fn items(self) -> u64 {
+        (self.0 >> FIELD) & MOST_ITEMS as u64
+    }
+
+    fn next(self) -> u64 {
+        self.0 & MOST_ITEMS as u64
+    }
+
+    fn has_items(self) -> bool {
+        self.next() < self.items()
+    }
+}
+
 #[derive(Default)]
 struct Shared {
-    /// Number of jobs started so far; workers wait for it to change.
-    epoch: AtomicUsize,
-    next: AtomicUsize,
-    busy: AtomicUsize,
-    items: AtomicUsize,
+    ticket: AtomicU64,
+    /// Items of the present job that are done. `run` returns when all are: it never waits for a
+    /// worker that has claimed nothing, such as one that the system does not let run.
+    done: AtomicUsize,
     job: UnsafeCell<Option<*const Job<'static>>>,
     quit: AtomicBool,
     panicked: AtomicBool,
@@ -26,10 +51,10 @@ struct Shared {
     wake: Condvar,
 }
 
-// SAFETY: `job` is written only while no worker runs (before `epoch` changes), and read only after
-// that change.
+// SAFETY: `job` is written only while all items of the job before are done, and read only by a thread
+// that has claimed an item that is not: `Team::run` waits for that item before it writes again.
 unsafe impl Sync for Shared {}
-// SAFETY: the pointer in `job` is only used by workers while `Team::run` keeps the closure alive.
+// SAFETY: the pointer in `job` is only used while `Team::run` keeps the closure alive.
 unsafe impl Send for Shared {}
 
 /// Spins this often before it yields, and yields this often before it sleeps.
@@ -37,31 +62,44 @@ const SPINS: u32 = 4000;
 const YIELDS: u32 = 2000;
 
 impl Shared {
+    /// Claims items in order until there are none, and does them.
     fn work(&self, thread: usize) {
-        // SAFETY: set by `run` before the epoch changed; the closure lives until every worker has
-        // finished.
-        let job = unsafe { (*self.job.get()).map(|f| &*f) };
-        let items = self.items.load(Relaxed);
-        let Some(job) = job else { return };
-        loop {
-            let item = self.next.fetch_add(1, AcqRel);
-            if item >= items {
-                break;
+        let mut ticket = Ticket(self.ticket.load(Acquire));
+        while ticket.has_items() {
+            let claim = self.ticket.compare_exchange_weak(ticket.0, ticket.0 + 1, AcqRel, Acquire);
+            match claim {
+                Err(now) => ticket = Ticket(now),
+                Ok(_) => {
+                    // SAFETY: this item is claimed and not done, so the closure is alive and `job` is
+                    // not written.
+                    let job = unsafe { (*self.job.get()).map(|f| &*f) };
+                    if let Some(job) = job {
+                        let item = ticket.next() as usize;
+                        if catch_unwind(AssertUnwindSafe(|| job(thread, item))).is_err() {
+                            self.panicked.store(true, Relaxed);
+                        }
+                    }
+                    self.done.fetch_add(1, Release);
+                    ticket = Ticket(self.ticket.load(Acquire));
+                }
             }
-            job(thread, item);
         }
     }
 
-    fn wait_for_job(&self, seen: usize) {
+    fn has_work(&self) -> bool {
+        Ticket(self.ticket.load(SeqCst)).has_items()
+    }
+
+    fn wait_for_job(&self) {
         for attempt in 0..SPINS + YIELDS {
-            if self.epoch.load(Acquire) != seen || self.quit.load(Relaxed) {
+            if self.has_work() || self.quit.load(Relaxed) {
                 return;
             }
             if attempt < SPINS { std::hint::spin_loop() } else { std::thread::yield_now() }
         }
         let mut guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
         self.sleeping.fetch_add(1, SeqCst);
-        while self.epoch.load(SeqCst) == seen && !self.quit.load(SeqCst) {
+        while !self.has_work() && !self.quit.load(SeqCst) {
             guard = self.wake.wait(guard).unwrap_or_else(PoisonError::into_inner);
         }
         self.sleeping.fetch_sub(1, SeqCst);
@@ -89,17 +127,9 @@ impl Team {
             .map_while(|thread| {
                 let shared = Arc::clone(&shared);
                 let body = move || {
-                    let mut seen = 0;
-                    loop {
-                        shared.wait_for_job(seen);
-                        if shared.quit.load(Relaxed) {
-                            return;
-                        }
-                        seen += 1;
-                        if catch_unwind(AssertUnwindSafe(|| shared.work(thread))).is_err() {
-                            shared.panicked.store(true, Relaxed);
-                        }
-                        shared.busy.fetch_sub(1, AcqRel);
+                    while !shared.quit.load(Relaxed) {
+                        shared.wait_for_job();
+                        shared.work(thread);
                     }
                 };
                 std::thread::Builder::new().name(format!("kernels-{thread}")).spawn(body).ok()
@@ -111,34 +141,30 @@ impl Team {
     /// Calls `f(thread, item)` for every item. Items are claimed in order by whoever is free, so
     /// results must not depend on who runs them.
     pub(crate) fn run(&self, items: usize, f: &Job<'_>) {
-        if self.threads == 1 || items <= 1 {
+        if self.threads == 1 || items <= 1 || items > MOST_ITEMS {
             for item in 0..items {
                 f(0, item);
             }
             return;
         }
         let shared = &*self.shared;
-        // SAFETY: no worker runs now. The lifetime is erased, but this function returns (or
-        // unwinds) only after every worker has left the closure.
+        // SAFETY: all items of the job before are done, so nobody reads `job` now. The lifetime is
+        // erased, but this function returns only after every item is done.
         unsafe {
             let f = std::mem::transmute::<&Job<'_>, &'static Job<'static>>(f);
             *shared.job.get() = Some(f);
         }
-        shared.items.store(items, Relaxed);
-        shared.next.store(0, Relaxed);
-        shared.busy.store(self.threads - 1, Relaxed);
-        shared.epoch.fetch_add(1, SeqCst);
+        shared.done.store(0, Relaxed);
+        let number = (shared.ticket.load(Relaxed) >> (2 * FIELD)) + 1;
+        shared.ticket.store(Ticket::new(number, items).0, SeqCst);
         shared.wake_sleepers();
-        let own = catch_unwind(AssertUnwindSafe(|| shared.work(0)));
+        shared.work(0);
         let mut spins = 0u32;
-        while shared.busy.load(Acquire) != 0 {
+        while shared.done.load(Acquire) < items {
             spins += 1;
             if spins < SPINS { std::hint::spin_loop() } else { std::thread::yield_now() }
         }
-        if let Err(panic) = own {
-            std::panic::resume_unwind(panic);
-        }
-        assert!(!shared.panicked.swap(false, Relaxed), "a kernel worker panicked");
+        assert!(!shared.panicked.swap(false, Relaxed), "a kernel panicked");
     }
 }
 
