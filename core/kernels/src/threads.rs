@@ -67,22 +67,21 @@ impl Shared {
         let mut ticket = Ticket(self.ticket.load(Acquire));
         while ticket.has_items() {
             let claim = self.ticket.compare_exchange_weak(ticket.0, ticket.0 + 1, AcqRel, Acquire);
-            match claim {
-                Err(now) => ticket = Ticket(now),
-                Ok(_) => {
-                    // SAFETY: this item is claimed and not done, so the closure is alive and `job` is
-                    // not written.
-                    let job = unsafe { (*self.job.get()).map(|f| &*f) };
-                    if let Some(job) = job {
-                        let item = ticket.next() as usize;
-                        if catch_unwind(AssertUnwindSafe(|| job(thread, item))).is_err() {
-                            self.panicked.store(true, Relaxed);
-                        }
-                    }
-                    self.done.fetch_add(1, Release);
-                    ticket = Ticket(self.ticket.load(Acquire));
+            if let Err(now) = claim {
+                ticket = Ticket(now);
+                continue;
+            }
+            // SAFETY: this item is claimed and not done, so the closure is alive and `job` is not
+            // written.
+            let job = unsafe { (*self.job.get()).map(|f| &*f) };
+            if let Some(job) = job {
+                let item = ticket.next() as usize;
+                if catch_unwind(AssertUnwindSafe(|| job(thread, item))).is_err() {
+                    self.panicked.store(true, Relaxed);
                 }
             }
+            self.done.fetch_add(1, Release);
+            ticket = Ticket(self.ticket.load(Acquire));
         }
     }
 

@@ -7,6 +7,7 @@ use crate::genotype::Genotype;
 use crate::network::{ImageShape, Network};
 use crate::registry::macros::declare_kind;
 use crate::space::{Recipe, Site, SpaceSpec};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -81,37 +82,62 @@ pub struct Metric {
     pub split: String,
 }
 
-/// How a derived network is trained from scratch (METHODS.md §3).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// How a derived network is trained from scratch; the defaults are the protocol of DARTS on CIFAR-10
+/// (METHODS.md §3). Also the options of evaluators that retrain.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct RetrainProtocol {
     /// Epochs.
+    #[schemars(range(min = 1))]
     pub epochs: usize,
     /// Images a step.
+    #[schemars(range(min = 2))]
     pub batch_size: usize,
     /// Initial channels C; 0: those of the search.
     pub channels: usize,
     /// Number of cells; 0: that of the search.
     pub cells: usize,
-    /// Learning rate at the start (cosine to `learning_rate_min`).
+    /// Learning rate at the start; it falls as a cosine.
     pub learning_rate: f64,
     /// Learning rate at the end.
     pub learning_rate_min: f64,
-    /// SGD momentum.
+    /// SGD momentum, in [0, 1).
     pub momentum: f64,
     /// SGD weight decay.
     pub weight_decay: f64,
-    /// Largest gradient norm.
+    /// Largest gradient norm; 0: no clipping.
     pub gradient_clip: f64,
-    /// Drop-path probability in the last epoch (grows linearly from 0).
+    /// Drop-path probability in the last epoch, in [0, 1); it grows linearly from 0.
     pub drop_path: f64,
     /// Weight of the auxiliary head's loss; 0: no auxiliary head.
     pub auxiliary_weight: f64,
-    /// Side of the cut-out square; 0: none.
+    /// Side of the cut-out square in pixels; 0: none.
     pub cutout: usize,
     /// Pixels of padding before the random crop; 0: no crop.
     pub crop_padding: usize,
     /// Mirror images at random.
     pub flip: bool,
+}
+
+impl Default for RetrainProtocol {
+    fn default() -> Self {
+        Self {
+            epochs: 600,
+            batch_size: 96,
+            channels: 36,
+            cells: 20,
+            learning_rate: 0.025,
+            learning_rate_min: 0.0,
+            momentum: 0.9,
+            weight_decay: 3e-4,
+            gradient_clip: 5.0,
+            drop_path: 0.2,
+            auxiliary_weight: 0.4,
+            cutout: 16,
+            crop_padding: 4,
+            flip: true,
+        }
+    }
 }
 
 impl RetrainProtocol {

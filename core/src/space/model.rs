@@ -11,8 +11,8 @@ use candle_core::{DType, Device, Tensor};
 use std::sync::Arc;
 use tetlo_kernels::{Export, Mode, StateId};
 
-/// Largest batch of a network with drop-path (its masks have fixed places).
-pub(super) const MASK_STRIDE: usize = 1024;
+/// Places a term's drop-path mask takes: the largest batch with drop-path.
+pub(super) const MASK_STRIDE: usize = KernelNetwork::MOST_IMAGES_WITH_DROP_PATH;
 
 /// A network that the kernels run as one operation, with a linear classifier on the pooled features.
 #[derive(Debug)]
@@ -48,6 +48,9 @@ pub(super) struct Top<'a> {
 }
 
 impl KernelNetwork {
+    /// Largest batch that a pass with drop-path takes.
+    pub const MOST_IMAGES_WITH_DROP_PATH: usize = 1024;
+
     /// Ends a network whose pooled, perhaps rectified features go to a linear classifier.
     pub fn classifier(
         builder: NetworkBuilder,

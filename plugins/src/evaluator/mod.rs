@@ -2,4 +2,4 @@
 
 mod retrain;
 
-pub use retrain::{Retrain, RetrainOptions};
+pub use retrain::Retrain;

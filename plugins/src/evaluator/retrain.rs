@@ -1,68 +1,10 @@
 //! Training from scratch.
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 use tetlo_core::genotype::Genotype;
 use tetlo_core::kinds::{Evaluation, EvaluationHost, Evaluator, Metric, RetrainProtocol};
 use tetlo_core::registry::FromOptions;
+use tetlo_core::space::KernelNetwork;
 use tetlo_core::{Error, Result};
-
-/// Options of `retrain`; the defaults are DARTS's protocol on CIFAR-10 (METHODS.md §3).
-#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
-pub struct RetrainOptions {
-    /// Epochs.
-    #[schemars(range(min = 1))]
-    pub epochs: usize,
-    /// Images a step.
-    #[schemars(range(min = 1))]
-    pub batch_size: usize,
-    /// Initial channels C; 0: those of the search.
-    pub channels: usize,
-    /// Number of cells; 0: that of the search.
-    pub cells: usize,
-    /// Learning rate at the start; it falls as a cosine.
-    pub learning_rate: f64,
-    /// Learning rate at the end.
-    pub learning_rate_min: f64,
-    /// SGD momentum, in [0, 1).
-    pub momentum: f64,
-    /// SGD weight decay.
-    pub weight_decay: f64,
-    /// Largest gradient norm; 0: no clipping.
-    pub gradient_clip: f64,
-    /// Drop-path probability in the last epoch, in [0, 1); it grows linearly from 0.
-    pub drop_path: f64,
-    /// Weight of the auxiliary head's loss; 0: no auxiliary head.
-    pub auxiliary_weight: f64,
-    /// Side of the cut-out square in pixels; 0: none.
-    pub cutout: usize,
-    /// Pixels of padding before the random crop; 0: no crop.
-    pub crop_padding: usize,
-    /// Mirror images at random.
-    pub flip: bool,
-}
-
-impl Default for RetrainOptions {
-    fn default() -> Self {
-        Self {
-            epochs: 600,
-            batch_size: 96,
-            channels: 36,
-            cells: 20,
-            learning_rate: 0.025,
-            learning_rate_min: 0.0,
-            momentum: 0.9,
-            weight_decay: 3e-4,
-            gradient_clip: 5.0,
-            drop_path: 0.2,
-            auxiliary_weight: 0.4,
-            cutout: 16,
-            crop_padding: 4,
-            flip: true,
-        }
-    }
-}
 
 /// Trains the derived network from scratch on all training images and tests it once, at the end.
 #[derive(Debug)]
@@ -71,12 +13,13 @@ pub struct Retrain {
 }
 
 impl FromOptions for Retrain {
-    type Options = RetrainOptions;
+    type Options = RetrainProtocol;
 
-    fn from_options(o: RetrainOptions) -> Result<Self> {
-        for (key, value) in [("epochs", o.epochs), ("batch-size", o.batch_size)] {
-            if value == 0 {
-                return Err(Error::config(format!("`{key}` must be at least 1")));
+    fn from_options(o: RetrainProtocol) -> Result<Self> {
+        // Batch statistics of one image say nothing.
+        for (key, value, least) in [("epochs", o.epochs, 1), ("batch-size", o.batch_size, 2)] {
+            if value < least {
+                return Err(Error::config(format!("`{key}` must be at least {least}")));
             }
         }
         for (key, value) in [
@@ -105,24 +48,13 @@ impl FromOptions for Retrain {
                 o.learning_rate_min, o.learning_rate
             )));
         }
-        Ok(Self {
-            protocol: RetrainProtocol {
-                epochs: o.epochs,
-                batch_size: o.batch_size,
-                channels: o.channels,
-                cells: o.cells,
-                learning_rate: o.learning_rate,
-                learning_rate_min: o.learning_rate_min,
-                momentum: o.momentum,
-                weight_decay: o.weight_decay,
-                gradient_clip: o.gradient_clip,
-                drop_path: o.drop_path,
-                auxiliary_weight: o.auxiliary_weight,
-                cutout: o.cutout,
-                crop_padding: o.crop_padding,
-                flip: o.flip,
-            },
-        })
+        if o.batch_size > KernelNetwork::MOST_IMAGES_WITH_DROP_PATH && o.drop_path > 0.0 {
+            return Err(Error::config(format!(
+                "`batch-size` must be at most {} with `drop-path`",
+                KernelNetwork::MOST_IMAGES_WITH_DROP_PATH
+            )));
+        }
+        Ok(Self { protocol: o })
     }
 }
 
@@ -174,7 +106,7 @@ mod tests {
         assert_eq!(retrain.evaluate(&genotype, &mut host).unwrap().test_accuracy, Some(0.5));
         let seen = serde_json::to_value(host.0.as_ref().unwrap()).unwrap();
         for (key, value) in options.as_object().unwrap() {
-            assert_eq!(&seen[key.replace('-', "_")], value, "{key}");
+            assert_eq!(&seen[key], value, "{key}");
         }
         assert_eq!(seen.as_object().unwrap().len(), options.as_object().unwrap().len());
         assert_eq!(retrain.protocol(), host.0.as_ref());
