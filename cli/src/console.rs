@@ -1,7 +1,7 @@
 //! What is printed: data to standard output, progress and messages to standard error.
 //!
 //! The only module that prints.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is the module that prints")]
+#![expect(clippy::print_stderr, reason = "this is the module that prints")]
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
@@ -39,7 +39,8 @@ pub(crate) fn print_error(error: &anyhow::Error) {
         let cause = cause.to_string();
         // Messages of the libraries often hold their cause already.
         if !said.contains(&cause) {
-            text += &format!("\n  caused by: {cause}");
+            text.push_str("\n  caused by: ");
+            text.push_str(&cause);
         }
         said = cause;
     }
@@ -48,7 +49,8 @@ pub(crate) fn print_error(error: &anyhow::Error) {
         .find_map(|c| c.downcast_ref::<tetlo_core::Error>())
         .and_then(tetlo_core::Error::hint);
     if let Some(hint) = hint {
-        text += &format!("\n\nhint: {hint}");
+        text.push_str("\n\nhint: ");
+        text.push_str(&hint);
     }
     eprintln!("{text}");
 }

@@ -50,7 +50,7 @@ pub enum Error {
         plugin: String,
         /// Its own error.
         #[source]
-        source: Box<Error>,
+        source: Box<Self>,
     },
     /// A plugin was asked for something it cannot do.
     #[error("`{plugin}` does not support {what}")]

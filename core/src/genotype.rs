@@ -40,7 +40,7 @@ impl GenotypeCell {
 
     /// Exactly two edges into each node, in node order (the form of DARTS)?
     fn is_two_a_node(&self) -> bool {
-        self.edges.len() % 2 == 0
+        self.edges.len().is_multiple_of(2)
             && self.edges.iter().enumerate().all(|(i, e)| e.to == 2 + i / 2)
             && self.concat.iter().all(|c| *c < 2 + self.edges.len() / 2)
     }

@@ -4,6 +4,7 @@ use crate::tetlo::{fixture, tetlo_in};
 use candle_core::{DType, Device, Tensor};
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write as _;
 use std::path::Path;
 use tetlo_engine::npz;
 
@@ -117,7 +118,7 @@ options = {{ channels = {channels}, cells = {cells}, auxiliary-weight = {auxilia
 "#
     );
     for method in ["darts-1st", "darts-2nd"] {
-        text += &format!("[[method]]\nname = \"{method}\"\npreset = \"{method}\"\n");
+        let _ = writeln!(text, "[[method]]\nname = \"{method}\"\npreset = \"{method}\"");
     }
     text
 }

@@ -173,7 +173,8 @@ fn cases(folder: &str) -> Vec<Value> {
 /// Options as `--options` takes them.
 fn toml_of(options: &Value) -> String {
     let object = options.as_object().expect("a table of options");
-    object.iter().map(|(k, v)| format!("{k} = {v}\n")).collect()
+    let lines: Vec<String> = object.iter().map(|(k, v)| format!("{k} = {v}")).collect();
+    lines.join("\n")
 }
 
 /// The committed `PyTorch` results of the smooth problem (exact by double backward, and the same

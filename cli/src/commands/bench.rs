@@ -17,8 +17,8 @@ use tetlo_core::network::{ImageShape, Pass};
 use tetlo_core::registry;
 use tetlo_core::rng::{Key, Purpose};
 use tetlo_engine::memory;
+use tetlo_engine::method::Method;
 use tetlo_engine::record::Silent;
-use tetlo_engine::search::Method;
 
 /// Times `steps` repetitions after one to warm up and prints JSON.
 pub(crate) fn supernet(arguments: &BenchArgs) -> Result<Exit> {
@@ -83,7 +83,11 @@ pub(crate) fn supernet(arguments: &BenchArgs) -> Result<Exit> {
 
 fn median(sorted: &[f64]) -> f64 {
     let middle = sorted.len() / 2;
-    if sorted.len() % 2 == 1 { sorted[middle] } else { (sorted[middle - 1] + sorted[middle]) / 2.0 }
+    if sorted.len() % 2 == 1 {
+        sorted[middle]
+    } else {
+        f64::midpoint(sorted[middle - 1], sorted[middle])
+    }
 }
 
 /// The bilevel method of the order asked for, from its preset.

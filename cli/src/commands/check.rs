@@ -64,6 +64,7 @@ fn in_child() -> Result<Exit> {
     let status = Command::new(std::env::current_exe()?)
         .args(std::env::args_os().skip(1))
         .env(DOUBLE_BACKWARD, "1")
+        .env("RAYON_NUM_THREADS", "1") // the problems are tiny: threads only wait for each other
         .status()
         .context("cannot start a process with second derivatives switched on")?;
     Ok(match status.code() {

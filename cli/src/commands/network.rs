@@ -15,11 +15,11 @@ use tetlo_core::multilevel::{Batch, Batches, cross_entropy};
 use tetlo_core::network::{ImageShape, Network, Pass, update_running_statistics};
 use tetlo_core::rng::{Key, Purpose};
 use tetlo_core::space::initial_values;
+use tetlo_engine::method::{Method, SearchState};
 use tetlo_engine::npz;
 use tetlo_engine::plan::Trial;
 use tetlo_engine::record::Silent;
 use tetlo_engine::retrain::derived_network_of;
-use tetlo_engine::search::{Method, SearchState};
 use tetlo_engine::trial::{load_data, space};
 
 /// Named tensors of a safetensors file.

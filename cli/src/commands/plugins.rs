@@ -268,7 +268,8 @@ fn eval_selection(
             values = values.with(name, row.to_vec2()?);
         }
         let genotype = selection.select(&spec, &values).map_err(|e| e.in_plugin(name))?;
-        lines += &format!("{}\n", genotype.to_json());
+        lines.push_str(&genotype.to_json().to_string());
+        lines.push('\n');
     }
     setup::write(output, lines.as_bytes())?;
     Ok(Exit::Ok)
@@ -298,7 +299,8 @@ fn eval_stop(name: &str, input: &Path, output: &Path, options: &str) -> Result<E
             Some(stop) => serde_json::to_value(stop)?,
             None => json!({"stop_epoch": null, "return_epoch": null}),
         };
-        lines += &format!("{answer}\n");
+        lines.push_str(&answer.to_string());
+        lines.push('\n');
     }
     setup::write(output, lines.as_bytes())?;
     Ok(Exit::Ok)

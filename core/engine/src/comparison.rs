@@ -1,8 +1,9 @@
 //! A comparison's directory: its config, its plan, its trials, its summary.
 
+use crate::method::Method;
 use crate::plan::{Trial, plan};
-use crate::retrain::derived_network;
-use crate::search::Method;
+use crate::retrain::{augmentation, derived_network};
+use crate::search;
 use crate::store::{self, DirectoryLock, TrialDirectory, json_bytes};
 use crate::summary::{self, Outcome, Summary, TrialName, summarize};
 use crate::trial::space;
@@ -214,6 +215,7 @@ pub fn check_trial(trial: &Trial, data: &Data) -> Result<Cost> {
     match trial.method.optimizer_kind {
         OptimizerKind::MultilevelOptimizer => {
             let method = Method::new(&trial.method, space.clone(), image, classes, trial.seed)?;
+            search::check(&method, data)?;
             let mut activations = 0;
             for network in &method.networks {
                 activations += network.activation_bytes(settings.batch_size);
@@ -227,6 +229,7 @@ pub fn check_trial(trial: &Trial, data: &Data) -> Result<Cost> {
         OptimizerKind::BlackBoxSearch => {
             let plugin: Box<dyn BlackBoxSearch> = trial.method.optimizer.build()?;
             let protocol = RetrainProtocol::proxy(settings);
+            augmentation(&protocol).check(image)?;
             let network = derived_network(&space, &sample, data, &protocol)?;
             need(&network, network.activation_bytes(settings.batch_size), 5);
             let epochs = plugin.evaluations().unwrap_or(settings.epochs) as f64;
@@ -235,6 +238,7 @@ pub fn check_trial(trial: &Trial, data: &Data) -> Result<Cost> {
     }
     let evaluator: Box<dyn Evaluator> = trial.task.evaluate.build()?;
     if let Some(protocol) = evaluator.protocol() {
+        augmentation(protocol).check(image)?;
         let network = derived_network(&space, &sample, data, protocol)?;
         need(&network, network.activation_bytes(protocol.batch_size), 5);
         let images = (protocol.epochs * data.train.len()) as f64;

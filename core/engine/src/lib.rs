@@ -1,11 +1,13 @@
 //! tetlo's engine: search and retrain loops, plans, trials, records and statistics. The only crate
 //! that writes files ([`store`]).
 
+pub mod accuracy;
 pub mod black_box;
 pub mod check;
 pub mod comparison;
 pub mod loader;
 pub mod memory;
+pub mod method;
 pub mod npz;
 pub mod plan;
 pub mod provenance;

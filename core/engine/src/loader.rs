@@ -1,10 +1,11 @@
 //! Batches of a split: order, augmentation and normalisation as a function of (key, epoch, index).
 
 use candle_core::{Device, Tensor};
-use tetlo_core::Result;
 use tetlo_core::data::{Data, Images};
 use tetlo_core::multilevel::Batch;
+use tetlo_core::network::ImageShape;
 use tetlo_core::rng::{Key, Purpose, Stream};
+use tetlo_core::{Error, Result};
 
 /// Random changes of training images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -15,6 +16,28 @@ pub struct Augmentation {
     pub flip: bool,
     /// Side of the square that is set to the mean; 0: none.
     pub cutout: usize,
+}
+
+impl Augmentation {
+    /// Checks that something of the images is left.
+    ///
+    /// # Errors
+    /// A cut-out or a crop that can blank a whole image.
+    pub fn check(self, image: ImageShape) -> Result<()> {
+        let side = image.height.min(image.width);
+        for (key, value) in [("cutout", self.cutout), ("crop-padding", self.crop_padding)] {
+            if value >= side {
+                return Err(Error::config_hint(
+                    format!(
+                        "`{key} = {value}` can blank whole images of {} × {}",
+                        image.height, image.width
+                    ),
+                    format!("set `{key}` below {side}, or 0 for none"),
+                ));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Gives the batches of one split. Holds no position: a batch is a pure function of its number, so a
@@ -81,13 +104,13 @@ impl<'a> Loader<'a> {
         self.key.purpose(Purpose::Shuffle).step(epoch).stream().shuffle(&mut order);
         let whole = order.len() / self.batch;
         let rest = usize::from(order.len() % self.batch > 1);
-        Epoch { loader: self, order, batches: whole + rest, epoch }
+        Epoch { loader: self, order, batches: whole + rest, number: epoch }
     }
 
     /// All images in their order.
     pub fn in_order(&self) -> Epoch<'_> {
         let batches = self.indices.len().div_ceil(self.batch);
-        Epoch { loader: self, order: self.indices.clone(), batches, epoch: 0 }
+        Epoch { loader: self, order: self.indices.clone(), batches, number: 0 }
     }
 
     fn read(&self, indices: &[usize], mut draws: Stream) -> Result<Batch> {
@@ -116,7 +139,7 @@ pub struct Epoch<'a> {
     loader: &'a Loader<'a>,
     order: Vec<usize>,
     batches: usize,
-    epoch: usize,
+    number: usize,
 }
 
 impl Epoch<'_> {
@@ -135,7 +158,7 @@ impl Epoch<'_> {
         let size = self.loader.batch;
         let i = i % self.batches.max(1);
         let range = i * size..((i + 1) * size).min(self.order.len());
-        let key = self.loader.key.purpose(Purpose::Augment).step(self.epoch);
+        let key = self.loader.key.purpose(Purpose::Augment).step(self.number);
         // A stream a batch: the role's upper half is the batch, the lower the loader's own role.
         let draws = key.role((i as u32 + 1) << 8 | key.role).stream();
         self.loader.read(&self.order[range], draws)
@@ -192,7 +215,6 @@ impl Placement {
 mod tests {
     use super::*;
     use tetlo_core::data::Pixels;
-    use tetlo_core::network::ImageShape;
 
     fn data(n: usize) -> Data {
         let images = |n: usize| Images {
@@ -245,13 +267,13 @@ mod tests {
         let mut out = [0f32; 6];
         let plain = Placement { down: 0, right: 0, mirrored: true, hole: (0, 0, 0, 0) };
         plain.apply(&image, &mut out, 3, 0.0, 1.0);
-        assert_eq!(out, [2.0, 1.0, 0.0, 5.0, 4.0, 3.0]);
+        assert_eq!(out.to_vec(), vec![2.0, 1.0, 0.0, 5.0, 4.0, 3.0]);
         let crop = Placement { down: 1, right: -1, mirrored: false, hole: (0, 0, 0, 0) };
         crop.apply(&image, &mut out, 3, 1.0, 2.0);
         // Row 1 moved up, one column in from the left; black outside: (0 − 1)/2.
-        assert_eq!(out, [-0.5, 1.0, 1.5, -0.5, -0.5, -0.5]);
+        assert_eq!(out.to_vec(), vec![-0.5, 1.0, 1.5, -0.5, -0.5, -0.5]);
         let hole = Placement { down: 0, right: 0, mirrored: false, hole: (0, 1, 1, 3) };
         hole.apply(&image, &mut out, 3, 0.0, 1.0);
-        assert_eq!(out, [0.0, 0.0, 0.0, 3.0, 4.0, 5.0]);
+        assert_eq!(out.to_vec(), vec![0.0, 0.0, 0.0, 3.0, 4.0, 5.0]);
     }
 }

@@ -81,7 +81,7 @@ fn tensor<R: Read>(name: &str, file: npyz::NpyFile<R>) -> Result<Tensor> {
             }
             place(out, &shape, fortran)?
         }
-        _ => return Err(failed(&format!("type {} is not supported", kind))),
+        _ => return Err(failed(&format!("type {kind} is not supported"))),
     };
     Ok(tensor)
 }
@@ -126,7 +126,7 @@ where
     let shape: Vec<u64> = tensor.dims().iter().map(|d| *d as u64).collect();
     let values = tensor.flatten_all()?.to_vec1::<T>()?;
     let mut array = writer
-        .array(name, Default::default())
+        .array(name, npyz::zip::write::FileOptions::default())
         .map_err(failed)?
         .default_dtype()
         .shape(&shape)

@@ -1,8 +1,8 @@
 //! Training a derived network from scratch and testing it once (METHODS.md §3, retrain).
 
+use crate::accuracy::{accuracy, correct};
 use crate::loader::{Augmentation, Loader};
 use crate::record::{Observer, event};
-use crate::search::{accuracy, correct};
 use candle_core::{Tensor, Var};
 use tetlo_core::data::Data;
 use tetlo_core::genotype::Genotype;
@@ -72,6 +72,11 @@ pub fn derived_network_of(
     space.derived(genotype, image, classes, size)
 }
 
+/// The augmentation of a protocol.
+pub fn augmentation(p: &RetrainProtocol) -> Augmentation {
+    Augmentation { crop_padding: p.crop_padding, flip: p.flip, cutout: p.cutout }
+}
+
 /// Trains a network from scratch.
 ///
 /// # Errors
@@ -84,8 +89,8 @@ pub fn train(
     let p = run.protocol;
     let key = Key::new(run.seed, Purpose::Weights).level(STAGE).role(run.role);
     let (mut weights, mut buffers, _) = initial_values(&network, key)?;
-    let augmentation =
-        Augmentation { crop_padding: p.crop_padding, flip: p.flip, cutout: p.cutout };
+    let augmentation = augmentation(p);
+    augmentation.check(run.data.train.shape)?;
     let shuffle = Key::new(run.seed, Purpose::Shuffle).level(STAGE).role(run.role);
     let loader =
         Loader::training(run.data, run.indices.to_vec(), p.batch_size, augmentation, shuffle);

@@ -1,423 +1,18 @@
-//! One differentiable search: the state, a step, the loop over epochs (METHODS.md §1.3, §3).
+//! The loop over epochs of one differentiable search (METHODS.md §1.3, §3).
 
 use crate::loader::{Augmentation, Epoch, Loader};
+use crate::method::{Method, SearchState, Training};
 use crate::record::{Observer, event};
 use candle_core::Tensor;
-use std::cell::Cell;
-use std::sync::Arc;
-use tetlo_core::config::{MethodConfig, PluginConfig, SearchConfig};
 use tetlo_core::data::{Data, SearchIndices, TransferSplit};
 use tetlo_core::genotype::Genotype;
-use tetlo_core::kinds::{
-    Auxiliary, AuxiliarySite, Hypergradient, MultilevelOptimizer, Progress, Regularizer,
-    Relaxation, Selection, StopRule, SupernetTransform, Trace, TransferLoss,
-};
-use tetlo_core::multilevel::combine::{ArchState, adjoints, architecture_step};
-use tetlo_core::multilevel::reverse::{HyperGradient, hypergradient};
-use tetlo_core::multilevel::{Batches, Level, LossTerm, ModelRole, Point, Problem, StageGraph};
-use tetlo_core::network::{ImageShape, Network, Pass, update_running_statistics};
-use tetlo_core::optim::{Adam, CosineSchedule, Inner, SgdState, norm};
+use tetlo_core::kinds::{Progress, Trace};
+use tetlo_core::multilevel::{Batches, ModelRole};
 use tetlo_core::rng::{Key, Purpose};
-use tetlo_core::space::{ArchValues, SpaceSpec, initial_values};
-use tetlo_core::{Error, Result, registry};
+use tetlo_core::{Error, Result};
 
-/// Loader roles, for the keys of their shuffles.
-const TRAIN: u32 = 0;
-const VALID: u32 = 1;
-const TRANSFER: u32 = 2;
-
-/// A method, built: everything about a search that does not change while it runs.
-#[derive(Debug)]
-pub struct Method {
-    /// The levels.
-    pub graph: StageGraph,
-    /// The space the supernet is built from (after transforms).
-    pub space: SpaceSpec,
-    /// A network a stage; stage 0 is the supernet.
-    pub networks: Vec<Arc<dyn Network>>,
-    /// Group of architecture parameters a stage.
-    pub groups: Vec<Option<usize>>,
-    estimator: Box<dyn Hypergradient>,
-    transfer: Option<Box<dyn TransferLoss>>,
-    regularizers: Vec<Box<dyn Regularizer>>,
-    selection: Box<dyn Selection>,
-    stop_rule: Option<Box<dyn StopRule>>,
-    settings: SearchConfig,
-    seed: u64,
-}
-
-fn missing(config: &MethodConfig, key: &str) -> Error {
-    Error::config_hint(
-        format!("method `{}` needs the key `{key}`", config.name),
-        format!("`tetlo plugins list --kind {key}` shows what can stand there"),
-    )
-}
-
-/// Builds a plugin that the method's optimizer cannot do without.
-fn needed<T: registry::Kind + ?Sized>(
-    config: &MethodConfig,
-    key: &str,
-    reference: &Option<PluginConfig>,
-) -> Result<Box<T>> {
-    reference.as_ref().ok_or_else(|| missing(config, key))?.build()
-}
-
-impl Method {
-    /// Builds all plugins of a method for a space and images of a shape.
-    ///
-    /// # Errors
-    /// Plugins that do not fit together; the message says which.
-    pub fn new(
-        config: &MethodConfig,
-        space: SpaceSpec,
-        image: ImageShape,
-        classes: usize,
-        seed: u64,
-    ) -> Result<Self> {
-        let optimizer: Box<dyn MultilevelOptimizer> = config.optimizer.build()?;
-        let graph = optimizer.graph()?.validated()?;
-        let estimator =
-            registry::build::<dyn Hypergradient>(&graph.estimator, &graph.estimator_options)?;
-        let mut space = space;
-        for transform in &config.transforms {
-            let transform: Box<dyn SupernetTransform> = transform.build()?;
-            space = transform.transform(space)?.validated()?;
-        }
-        let relaxation: Box<dyn Relaxation> = needed(config, "relaxation", &config.relaxation)?;
-        let transfer: Option<Box<dyn TransferLoss>> =
-            config.transfer_loss.as_ref().map(PluginConfig::build).transpose()?;
-        if graph.uses_transfer() {
-            let loss = transfer.as_deref().ok_or_else(|| missing(config, "transfer-loss"))?;
-            graph.check_transfer(loss.needs())?;
-        }
-        let mut method = Self {
-            networks: vec![],
-            groups: vec![],
-            estimator,
-            transfer,
-            regularizers: config
-                .regularizers
-                .iter()
-                .map(PluginConfig::build)
-                .collect::<Result<_>>()?,
-            selection: needed(config, "selection", &config.selection)?,
-            stop_rule: config.stop_rule.as_ref().map(PluginConfig::build).transpose()?,
-            settings: config.search.clone(),
-            seed,
-            graph,
-            space,
-        };
-        let supernet: Arc<dyn Network> =
-            Arc::new(method.space.supernet(image, classes, Arc::from(relaxation))?);
-        let site = AuxiliarySite::new(image, classes, &method.space);
-        let mut groups = 0;
-        for stage in &method.graph.stages {
-            let network = match stage.model {
-                ModelRole::Main => supernet.clone(),
-                ModelRole::Auxiliary => {
-                    let auxiliary: Box<dyn Auxiliary> =
-                        needed(config, "auxiliary", &config.auxiliary)?;
-                    auxiliary.network(&site)?
-                }
-            };
-            let group = (!network.architecture().is_empty()).then_some(groups);
-            groups += usize::from(group.is_some());
-            method.groups.push(group);
-            method.networks.push(network);
-        }
-        Ok(method)
-    }
-
-    fn key(&self, purpose: Purpose) -> Key {
-        Key::new(self.seed, purpose)
-    }
-
-    /// Learning rate, momentum and weight decay of a stage in an epoch.
-    fn inner(&self, stage: usize, epoch: usize) -> Inner {
-        let s = &self.settings;
-        let (start, min, momentum, weight_decay) = match self.graph.stages[stage].model {
-            ModelRole::Main => (s.learning_rate, s.learning_rate_min, s.momentum, s.weight_decay),
-            ModelRole::Auxiliary => (
-                s.auxiliary_learning_rate,
-                s.auxiliary_learning_rate_min,
-                s.auxiliary_momentum,
-                s.auxiliary_weight_decay,
-            ),
-        };
-        let schedule = CosineSchedule { start, min, epochs: s.epochs };
-        Inner { learning_rate: schedule.rate(epoch), momentum, weight_decay }
-    }
-
-    fn adam(&self) -> Adam {
-        let s = &self.settings;
-        Adam {
-            learning_rate: s.arch_learning_rate,
-            beta1: s.arch_beta1,
-            beta2: s.arch_beta2,
-            weight_decay: s.arch_weight_decay,
-        }
-    }
-
-    /// Fresh parameters.
-    pub fn initial_state(&self) -> Result<SearchState> {
-        let mut state = SearchState::default();
-        for (stage, network) in self.networks.iter().enumerate() {
-            let key = self.key(Purpose::Weights).level(stage);
-            let (weights, buffers, architecture) = initial_values(network.as_ref(), key)?;
-            state.point.weights.push(weights);
-            state.buffers.push(buffers);
-            state.sgd.push(SgdState::default());
-            state.point.architecture.extend(architecture);
-        }
-        Ok(state)
-    }
-
-    fn problem<'a>(
-        &'a self,
-        state: &'a SearchState,
-        batches: &'a Batches,
-        at: Progress,
-        weight_step: bool,
-    ) -> Problem<'a> {
-        let levels = (0..self.networks.len())
-            .map(|stage| Level {
-                network: self.networks[stage].as_ref(),
-                architecture: self.groups[stage],
-                inner: self.inner(stage, at.epoch),
-                momentum: state.sgd[stage].momentum.as_ref(),
-            })
-            .collect();
-        Problem {
-            graph: &self.graph,
-            levels,
-            transfer: self.transfer.as_deref(),
-            batches,
-            draw: self.key(Purpose::Relaxation).step(at.step),
-            weight_step,
-            passes: Cell::new(0),
-        }
-    }
-
-    /// Is the architecture updated at this step?
-    pub fn updates_architecture(&self, at: Progress) -> bool {
-        at.epoch >= self.graph.warmup_epochs && at.step.is_multiple_of(self.graph.every)
-    }
-
-    /// Forward and backward passes of an average step over all networks (an estimate for plans).
-    pub fn passes_a_step(&self) -> f64 {
-        let stages = self.networks.len() as f64;
-        let hyper = if self.estimator.unrolls() { 3.0 * stages + 1.0 } else { 1.0 };
-        (hyper / self.graph.every as f64 + stages) / stages
-    }
-
-    /// The hypergradient at the present state.
-    pub fn hypergradient(
-        &self,
-        state: &SearchState,
-        batches: &Batches,
-        at: Progress,
-    ) -> Result<HyperGradient> {
-        let problem = self.problem(state, batches, at, false);
-        hypergradient(&problem, &state.point, self.estimator.as_ref(), adjoints(&self.graph))
-    }
-
-    /// One complete search step: the architecture first, then the weights of each stage.
-    ///
-    /// # Errors
-    /// A loss or gradient is not finite; the message names step and level.
-    pub fn step(
-        &self,
-        state: &mut SearchState,
-        batches: &Batches,
-        at: Progress,
-        observer: &mut dyn Observer,
-    ) -> Result<StepOutcome> {
-        let mut gradient = None;
-        if self.updates_architecture(at) {
-            let found = self.hypergradient(state, batches, at)?;
-            self.update_architecture(state, &found, at, observer)?;
-            gradient = Some(found);
-        }
-        let mut training = Vec::with_capacity(self.networks.len());
-        for stage in 0..self.networks.len() {
-            training.push(self.weight_step(state, stage, batches, at)?);
-        }
-        Ok(StepOutcome { gradient, training })
-    }
-
-    fn update_architecture(
-        &self,
-        state: &mut SearchState,
-        gradient: &HyperGradient,
-        at: Progress,
-        observer: &mut dyn Observer,
-    ) -> Result<()> {
-        let penalty = self.penalty_gradient(state, at)?;
-        let (next, figures) = architecture_step(
-            &self.graph,
-            self.adam(),
-            &mut state.arch,
-            &state.point.architecture,
-            gradient,
-            penalty.as_ref(),
-        )?;
-        let mut tell = |name: String, value: f64| {
-            observer.event(event(at.step, at.epoch, "search", name, value));
-        };
-        for c in &gradient.contributions {
-            let length = norm(&c.gradient)?;
-            if !length.is_finite() {
-                return Err(Error::NotFinite {
-                    what: format!("hypergradient term {}", c.name()),
-                    level: "architecture".into(),
-                    step: at.step,
-                });
-            }
-            tell(format!("hypergrad/{}/norm", c.name()), length);
-        }
-        tell("hypergrad/passes".into(), gradient.passes as f64);
-        tell("hypergrad/objective".into(), gradient.objective);
-        let optional = [
-            ("hypergrad/main/norm", figures.main_norm),
-            ("hypergrad/transferred/norm", figures.transferred_norm),
-            ("hypergrad/cosine", figures.cosine),
-            ("hypergrad/direct_share", gradient.direct_share()?),
-        ];
-        for (name, value) in optional {
-            if let Some(value) = value {
-                tell(name.into(), value);
-            }
-        }
-        if figures.main_norm.is_some() {
-            tell("hypergrad/factor".into(), figures.factor);
-        }
-        state.point.architecture = next;
-        Ok(())
-    }
-
-    fn penalty_gradient(&self, state: &SearchState, at: Progress) -> Result<Option<Tensor>> {
-        if self.regularizers.is_empty() {
-            return Ok(None);
-        }
-        let flat = candle_core::Var::from_tensor(&state.point.architecture[0].detach())?;
-        let layout = self.networks[0].architecture();
-        let alphas: Vec<Tensor> = layout
-            .entries()
-            .iter()
-            .map(|e| layout.view(flat.as_tensor(), &e.name))
-            .collect::<Result<_>>()?;
-        let mut total: Option<Tensor> = None;
-        for regularizer in &self.regularizers {
-            let penalty = regularizer.penalty(&alphas, at)?;
-            total = Some(match total {
-                Some(sum) => (sum + penalty)?,
-                None => penalty,
-            });
-        }
-        let Some(total) = total else { return Ok(None) };
-        Ok(total.backward()?.get(&flat).map(Tensor::detach))
-    }
-
-    /// One step of a stage's weights.
-    pub fn weight_step(
-        &self,
-        state: &mut SearchState,
-        stage: usize,
-        batches: &Batches,
-        at: Progress,
-    ) -> Result<Training> {
-        let (loss, gradient, output) = {
-            let problem = self.problem(state, batches, at, true);
-            let inner = problem.inner_gradient(stage, &state.point)?;
-            (inner.loss, inner.gradient, inner.output)
-        };
-        let name = || self.graph.stages[stage].name.clone();
-        let not_finite =
-            |what: &str| Error::NotFinite { what: what.to_owned(), level: name(), step: at.step };
-        if !loss.is_finite() {
-            return Err(not_finite("training loss"));
-        }
-        let inner = self.inner(stage, at.epoch);
-        let clip = self.settings.gradient_clip;
-        let weights = &state.point.weights[stage];
-        let (next, length) = state.sgd[stage].step(inner, clip, weights, &gradient)?;
-        if !length.is_finite() {
-            return Err(not_finite("weight gradient"));
-        }
-        state.point.weights[stage] = next;
-        let mut accuracy = None;
-        if let Some(output) = output {
-            accuracy = Some(correct(&output.logits, &batches.train.labels)?);
-            if let Some(buffers) = &state.buffers[stage] {
-                let updated = update_running_statistics(buffers, output.statistics.as_ref())?;
-                state.buffers[stage] = Some(updated);
-            }
-        }
-        Ok(Training { loss, correct: accuracy, images: batches.train.labels.len() })
-    }
-
-    /// The genotype that the present architecture parameters give.
-    pub fn genotype(&self, state: &SearchState) -> Result<Genotype> {
-        let layout = self.networks[0].architecture();
-        let values = ArchValues::from_flat(layout, &state.point.architecture[0])?;
-        self.selection.select(&self.space, &values)
-    }
-
-    /// Accuracy of the supernet with running statistics on a split.
-    pub fn validate(&self, state: &SearchState, loader: &Loader<'_>) -> Result<f64> {
-        accuracy(
-            self.networks[0].as_ref(),
-            &state.point.weights[0],
-            state.buffers[0].as_ref(),
-            Some(&state.point.architecture[0]),
-            loader,
-        )
-    }
-}
-
-/// Everything that changes during a search: a value.
-#[derive(Debug, Clone)]
-pub struct SearchState {
-    /// Weights a stage, architecture parameters a group.
-    pub point: Point,
-    /// Running statistics a stage.
-    pub buffers: Vec<Option<Tensor>>,
-    /// Memory of the inner optimiser a stage.
-    pub sgd: Vec<SgdState>,
-    /// Memory of the architecture's optimiser.
-    pub arch: ArchState,
-}
-
-impl Default for SearchState {
-    fn default() -> Self {
-        Self {
-            point: Point { weights: vec![], architecture: vec![] },
-            buffers: vec![],
-            sgd: vec![],
-            arch: ArchState::default(),
-        }
-    }
-}
-
-/// A stage's weight step, for the record.
-#[derive(Debug, Clone, Copy)]
-pub struct Training {
-    /// Loss before the step.
-    pub loss: f64,
-    /// Correctly classified training images, if the model's cross entropy is trained.
-    pub correct: Option<usize>,
-    /// Images in the batch.
-    pub images: usize,
-}
-
-/// What a search step did.
-#[derive(Debug)]
-pub struct StepOutcome {
-    /// The hypergradient, if the architecture was updated.
-    pub gradient: Option<HyperGradient>,
-    /// The weight step of each stage.
-    pub training: Vec<Training>,
-}
+/// Raw architecture parameters after each epoch, by name.
+pub type AlphaHistory = Vec<Vec<(String, Tensor)>>;
 
 /// What a search found.
 #[derive(Debug)]
@@ -428,88 +23,175 @@ pub struct SearchResult {
     pub epochs: usize,
     /// Best accuracy on the search's validation split.
     pub best_val_accuracy: f64,
-    /// Raw architecture parameters after each epoch, by name.
-    pub history: Vec<Vec<(String, Tensor)>>,
-    /// The genotype after each epoch.
-    pub genotypes: Vec<Genotype>,
+    /// The architecture parameters after each epoch.
+    pub history: AlphaHistory,
     /// The last state.
     pub state: SearchState,
+}
+
+/// Loader roles, for the keys of their shuffles.
+const TRAIN: u32 = 0;
+const VALID: u32 = 1;
+const TRANSFER: u32 = 2;
+
+/// The batches a search reads.
+#[derive(Debug)]
+struct Splits<'a> {
+    train: Loader<'a>,
+    valid: Loader<'a>,
+    /// A loader of the transfer's own; `None`: no transfer, or the next validation batch.
+    transfer: Option<Loader<'a>>,
+    /// Does the transfer see the validation batch after the objective's?
+    next_of_valid: bool,
+    /// The validation images in order, not augmented.
+    plain: Loader<'a>,
+}
+
+impl<'a> Splits<'a> {
+    fn new(method: &Method, data: &'a Data) -> Result<Self> {
+        let s = &method.settings;
+        let split = method.graph.transfer_split;
+        let indices = SearchIndices::divide(data.train.len(), s.train_portion, split, method.seed)?;
+        let augmentation =
+            Augmentation { crop_padding: s.crop_padding, flip: s.flip, cutout: s.cutout };
+        augmentation.check(data.train.shape)?;
+        let loader = |indices: &[usize], role: u32| {
+            let key = Key::new(method.seed, Purpose::Shuffle).role(role);
+            Loader::training(data, indices.to_vec(), s.batch_size, augmentation, key)
+        };
+        let (train, valid) = (loader(&indices.train, TRAIN), loader(&indices.valid, VALID));
+        let from_valid = split == TransferSplit::ValidUnlabelled;
+        let uses = method.graph.uses_transfer();
+        let next_of_valid = uses && from_valid;
+        let own = uses && !from_valid;
+        let transfer = own.then(|| loader(&indices.transfer, TRANSFER));
+        let few = |l: &Loader<'_>, least: usize| l.shuffled(0).len() < least;
+        if few(&train, 1)
+            || few(&valid, 1)
+            || transfer.as_ref().is_some_and(|t| few(t, 1))
+            || (next_of_valid && few(&valid, 2))
+        {
+            return Err(Error::config_hint(
+                format!(
+                    "too few images for batches of {}: {} for training, {} for validation, {} for \
+                     transfer",
+                    s.batch_size,
+                    indices.train.len(),
+                    indices.valid.len(),
+                    indices.transfer.len()
+                ),
+                "lower `batch-size`, change `train-portion`, or use another `transfer-split`",
+            ));
+        }
+        let key = Key::new(method.seed, Purpose::Shuffle);
+        let plain = Loader::plain(data, indices.valid, s.batch_size, key);
+        Ok(Self { train, valid, transfer, next_of_valid, plain })
+    }
+
+    fn epoch(&self, epoch: usize) -> EpochBatches<'_> {
+        EpochBatches {
+            train: self.train.shuffled(epoch),
+            valid: self.valid.shuffled(epoch),
+            transfer: self.transfer.as_ref().map(|t| t.shuffled(epoch)),
+            next_of_valid: self.next_of_valid,
+        }
+    }
+}
+
+/// The batches of one epoch.
+#[derive(Debug)]
+struct EpochBatches<'a> {
+    train: Epoch<'a>,
+    valid: Epoch<'a>,
+    transfer: Option<Epoch<'a>>,
+    next_of_valid: bool,
+}
+
+impl EpochBatches<'_> {
+    fn batches(&self, i: usize) -> Result<Batches> {
+        let transfer = match &self.transfer {
+            Some(own) => Some(own.batch(i)?),
+            // The batch after the objective's: never the objective's own.
+            None if self.next_of_valid => Some(self.valid.batch(i + 1)?),
+            None => None,
+        };
+        Ok(Batches { train: self.train.batch(i)?, valid: self.valid.batch(i)?, transfer })
+    }
+}
+
+/// Checks that a search of `method` on `data` can begin.
+///
+/// # Errors
+/// Images too few for the splits, or an augmentation that does not fit them.
+pub fn check(method: &Method, data: &Data) -> Result<()> {
+    Splits::new(method, data).map(drop)
 }
 
 /// Runs a search on the training images of `data`.
 ///
 /// # Errors
-/// As [`Method::step`]; also images too few for the splits.
+/// As [`check`] and [`Method::step`].
 pub fn search(method: &Method, data: &Data, observer: &mut dyn Observer) -> Result<SearchResult> {
-    let s = &method.settings;
-    let seed = method.seed;
-    let indices = SearchIndices::divide(
-        data.train.len(),
-        s.train_portion,
-        method.graph.transfer_split,
-        seed,
-    )?;
-    let augmentation =
-        Augmentation { crop_padding: s.crop_padding, flip: s.flip, cutout: s.cutout };
-    let loader = |indices: &[usize], role: u32| {
-        let key = Key::new(seed, Purpose::Shuffle).role(role);
-        Loader::training(data, indices.to_vec(), s.batch_size, augmentation, key)
-    };
-    let train = loader(&indices.train, TRAIN);
-    let valid = loader(&indices.valid, VALID);
-    let from_valid = method.graph.transfer_split == TransferSplit::ValidUnlabelled;
-    if method.graph.uses_transfer() && from_valid && valid.shuffled(0).len() < 2 {
-        return Err(Error::config_hint(
-            "`transfer-split = \"valid-unlabelled\"` needs at least two validation batches",
-            "lower `batch-size` or `train-portion`, or use another `transfer-split`",
-        ));
-    }
-    let transfer =
-        (method.graph.uses_transfer() && !from_valid).then(|| loader(&indices.transfer, TRANSFER));
-    let key = Key::new(seed, Purpose::Shuffle);
-    let plain = Loader::plain(data, indices.valid.clone(), s.batch_size, key);
-
+    let epochs = method.settings.epochs;
+    let splits = Splits::new(method, data)?;
     let mut state = method.initial_state()?;
-    let steps = train.shuffled(0).len();
-    observer.phase("search", steps * s.epochs);
-    let mut result = SearchResult {
-        genotype: method.genotype(&state)?,
-        epochs: 0,
-        best_val_accuracy: 0.0,
-        history: vec![],
-        genotypes: vec![],
-        state: state.clone(),
-    };
-    let mut trace = Trace { epochs: s.epochs, ..Trace::default() };
+    let steps = splits.train.shuffled(0).len();
+    observer.phase("search", steps * epochs);
+    let (mut best_val_accuracy, mut history) = (0f64, vec![]);
+    let mut trace = Trace { epochs, ..Trace::default() };
     let mut stopped = None;
-    for epoch in 0..s.epochs {
-        let (train, valid) = (train.shuffled(epoch), valid.shuffled(epoch));
-        let transfer = match &transfer {
-            Some(own) => TransferBatches::Own(own.shuffled(epoch)),
-            None if method.graph.uses_transfer() => TransferBatches::NextOfValid,
-            None => TransferBatches::None,
-        };
+    for epoch in 0..epochs {
+        let source = splits.epoch(epoch);
         let mut figures = vec![EpochFigures::default(); method.networks.len()];
-        for i in 0..train.len() {
-            let at = Progress { epoch, epochs: s.epochs, step: epoch * steps + i };
-            let batches = batches(&train, &valid, &transfer, i)?;
+        for i in 0..steps {
+            let at = Progress { epoch, epochs, step: epoch * steps + i };
+            let batches = source.batches(i)?;
             let outcome = method.step(&mut state, &batches, at, observer)?;
             for (sum, step) in figures.iter_mut().zip(&outcome.training) {
                 sum.add(*step);
             }
-            if i + 1 == train.len() {
+            if i + 1 == steps {
                 method.record_transfer(&state, &batches, at, observer)?;
             }
             observer.step();
         }
-        let val_accuracy = method.validate(&state, &plain)?;
+        let val_accuracy = method.validate(&state, &splits.plain)?;
+        best_val_accuracy = best_val_accuracy.max(val_accuracy);
         let genotype = method.genotype(&state)?;
-        result.best_val_accuracy = result.best_val_accuracy.max(val_accuracy);
-        let step = (epoch + 1) * steps;
+        let end = EpochEnd { epoch, step: (epoch + 1) * steps, val_accuracy, genotype: &genotype };
+        end.tell(method, &figures, observer);
+        history.push(method.networks[0].architecture().scatter(&state.point.architecture[0])?);
+        trace.genotypes.push(genotype);
+        if let Some(rule) = &method.stop_rule {
+            stopped = rule.stop(&trace)?;
+        }
+        if stopped.is_some() {
+            break;
+        }
+    }
+    let epochs = trace.genotypes.len();
+    let chosen = stopped.map_or(epochs.saturating_sub(1), |s| s.return_epoch);
+    let genotype = match trace.genotypes.into_iter().nth(chosen) {
+        Some(genotype) => genotype,
+        None => method.genotype(&state)?,
+    };
+    Ok(SearchResult { genotype, epochs, best_val_accuracy, history, state })
+}
+
+/// What is recorded when an epoch ends.
+struct EpochEnd<'a> {
+    epoch: usize,
+    step: usize,
+    val_accuracy: f64,
+    genotype: &'a Genotype,
+}
+
+impl EpochEnd<'_> {
+    fn tell(&self, method: &Method, figures: &[EpochFigures], observer: &mut dyn Observer) {
         let mut tell = |name: &str, value: f64| {
-            observer.event(event(step, epoch, "search", name, value));
+            observer.event(event(self.step, self.epoch, "search", name, value));
         };
-        for (stage, sum) in method.graph.stages.iter().zip(&figures) {
+        for (stage, sum) in method.graph.stages.iter().zip(figures) {
             let prefix = match stage.model {
                 ModelRole::Main => "search/train".to_owned(),
                 ModelRole::Auxiliary => format!("search/{}/train", stage.name),
@@ -519,85 +201,18 @@ pub fn search(method: &Method, data: &Data, observer: &mut dyn Observer) -> Resu
                 tell(&format!("{prefix}/accuracy"), accuracy);
             }
         }
-        tell("search/val/accuracy", val_accuracy);
-        tell("search/skip_count", genotype.skip_count() as f64);
-        tell("search/learning_rate", method.inner(0, epoch).learning_rate);
+        let skips = self.genotype.skip_count();
+        tell("search/val/accuracy", self.val_accuracy);
+        tell("search/skip_count", skips as f64);
+        tell("search/learning_rate", method.inner(0, self.epoch).learning_rate);
         observer.line(&format!(
-            "search epoch {}/{}: train loss {:.3}, val accuracy {val_accuracy:.3}, skips {}",
-            epoch + 1,
-            s.epochs,
+            "search epoch {}/{}: train loss {:.3}, val accuracy {:.3}, skips {skips}",
+            self.epoch + 1,
+            method.settings.epochs,
             figures[0].loss(),
-            genotype.skip_count(),
+            self.val_accuracy,
         ));
-        result
-            .history
-            .push(method.networks[0].architecture().scatter(&state.point.architecture[0])?);
-        trace.genotypes.push(genotype);
-        result.epochs = epoch + 1;
-        if let Some(rule) = &method.stop_rule
-            && let Some(stop) = rule.stop(&trace)?
-        {
-            stopped = Some(stop);
-            break;
-        }
     }
-    let chosen = stopped.map_or(result.epochs.saturating_sub(1), |s| s.return_epoch);
-    if let Some(genotype) = trace.genotypes.get(chosen) {
-        result.genotype = genotype.clone();
-    }
-    result.genotypes = trace.genotypes;
-    result.state = state;
-    Ok(result)
-}
-
-impl Method {
-    /// The transfer loss's own figures, once an epoch.
-    fn record_transfer(
-        &self,
-        state: &SearchState,
-        batches: &Batches,
-        at: Progress,
-        observer: &mut dyn Observer,
-    ) -> Result<()> {
-        for (stage, description) in self.graph.stages.iter().enumerate() {
-            for term in &description.loss {
-                let LossTerm::Transfer { from, weight } = term else { continue };
-                if *weight <= 0.0 {
-                    continue;
-                }
-                let problem = self.problem(state, batches, at, false);
-                for (name, value) in problem.transfer_diagnostics(stage, *from, &state.point)? {
-                    let name = format!("transfer/{}/{name}", description.name);
-                    observer.event(event(at.step, at.epoch, "search", name, value));
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-fn batches(
-    train: &Epoch<'_>,
-    valid: &Epoch<'_>,
-    transfer: &TransferBatches<'_>,
-    i: usize,
-) -> Result<Batches> {
-    let transfer = match transfer {
-        TransferBatches::None => None,
-        TransferBatches::Own(epoch) => Some(epoch.batch(i)?),
-        TransferBatches::NextOfValid => Some(valid.batch(i + 1)?),
-    };
-    Ok(Batches { train: train.batch(i)?, valid: valid.batch(i)?, transfer })
-}
-
-/// Where the transfer's batches of an epoch come from.
-#[derive(Debug)]
-enum TransferBatches<'a> {
-    None,
-    /// A loader of its own.
-    Own(Epoch<'a>),
-    /// The validation batch after the objective's: never the objective's own.
-    NextOfValid,
 }
 
 /// Sums over an epoch.
@@ -626,42 +241,4 @@ impl EpochFigures {
     fn accuracy(&self) -> Option<f64> {
         (self.classified > 0).then(|| self.correct as f64 / self.classified as f64)
     }
-}
-
-/// Number of rows whose largest logit is the label's (the first of equals).
-pub fn correct(logits: &Tensor, labels: &[u32]) -> Result<usize> {
-    let rows = logits.detach().to_vec2::<f32>()?;
-    let hits = rows.iter().zip(labels).filter(|(row, label)| {
-        let mut best = 0;
-        for (i, v) in row.iter().enumerate() {
-            if *v > row[best] {
-                best = i;
-            }
-        }
-        best as u32 == **label
-    });
-    Ok(hits.count())
-}
-
-/// Accuracy of a network with running statistics on all images of a loader.
-pub fn accuracy(
-    network: &dyn Network,
-    weights: &Tensor,
-    buffers: Option<&Tensor>,
-    architecture: Option<&Tensor>,
-    loader: &Loader<'_>,
-) -> Result<f64> {
-    let draw = Key::new(0, Purpose::Relaxation);
-    let pass = match buffers {
-        Some(buffers) => Pass::evaluate(buffers, draw),
-        None => Pass::train(draw),
-    };
-    let epoch = loader.in_order();
-    let mut hits = 0;
-    for i in 0..epoch.len() {
-        let batch = epoch.batch(i)?;
-        let output = network.forward(weights, architecture, &batch.images, &pass)?;
-        hits += correct(&output.logits, &batch.labels)?;
-    }
-    Ok(hits as f64 / loader.len().max(1) as f64)
 }

@@ -5,6 +5,7 @@
 
 use crate::npz;
 use crate::record::Observer;
+use crate::search::AlphaHistory;
 use crate::summary::{Event, FAILURE_SCHEMA, Failure, TrialResult};
 use candle_core::Tensor;
 use serde::Serialize;
@@ -161,7 +162,7 @@ impl TrialDirectory {
     }
 
     /// The architecture parameters after each epoch: one array a name, epochs × edges × operations.
-    pub fn write_alphas(&self, history: &[Vec<(String, Tensor)>]) -> Result<()> {
+    pub fn write_alphas(&self, history: &AlphaHistory) -> Result<()> {
         let Some(first) = history.first() else { return Ok(()) };
         let mut arrays = Vec::new();
         for (i, (name, _)) in first.iter().enumerate() {

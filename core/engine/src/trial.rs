@@ -2,14 +2,14 @@
 
 use crate::black_box::black_box;
 use crate::memory;
+use crate::method::Method;
 use crate::plan::Trial;
 use crate::provenance::provenance;
 use crate::record::{Observer, event};
 use crate::retrain::{TrainingRun, derived_network, train};
-use crate::search::{Method, SearchResult, search};
+use crate::search::{AlphaHistory, SearchResult, search};
 use crate::store::{Recorder, TrialDirectory};
 use crate::summary::{RESULT_SCHEMA, RetrainRecord, SearchRecord, TrialResult};
-use candle_core::Tensor;
 use std::time::Instant;
 use tetlo_core::config::OptimizerKind;
 use tetlo_core::data::Data;
@@ -55,7 +55,7 @@ struct Found {
     genotype: Genotype,
     epochs: usize,
     best_val_accuracy: f64,
-    history: Vec<Vec<(String, Tensor)>>,
+    history: AlphaHistory,
 }
 
 impl From<SearchResult> for Found {
@@ -100,7 +100,7 @@ pub fn search_only(
     trial: &Trial,
     data: &Data,
     observer: &mut dyn Observer,
-) -> Result<(Genotype, Vec<Vec<(String, Tensor)>>, SearchRecord)> {
+) -> Result<(Genotype, AlphaHistory, SearchRecord)> {
     let space = space(trial)?;
     let began = Instant::now();
     let found = find(trial, &space, data, observer)?;

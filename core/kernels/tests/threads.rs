@@ -1,6 +1,5 @@
 //! The same bytes for any number of threads. Alone in its process, because the number of threads
 //! belongs to that.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
 mod common;
 

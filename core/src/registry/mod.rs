@@ -64,7 +64,10 @@ pub struct Entry<T: ?Sized + 'static> {
 
 impl<T: ?Sized> Debug for Entry<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Entry").field("name", &self.name).field("origin", &self.origin).finish()
+        f.debug_struct("Entry")
+            .field("name", &self.name)
+            .field("origin", &self.origin)
+            .finish_non_exhaustive()
     }
 }
 
@@ -111,7 +114,7 @@ pub fn build<T: Kind + ?Sized>(name: &str, options: &Value) -> Result<Box<T>> {
 #[doc(hidden)]
 pub mod support {
     //! What the registration macros expand to.
-    use super::*;
+    use super::{Error, FromOptions, Result, Schema, Value, ValueDeserializer, schema_for};
 
     pub fn from_value<P: FromOptions>(options: &Value) -> Result<P> {
         let options = match options {

@@ -102,7 +102,7 @@ impl NetworkBuilder {
                 Primitive::Dense { kernel: *kernel, stride: *stride, out: *out, weight }
             }
             Step::FactorizedReduce { even, odd, out } => {
-                if shape.1 % 2 != 0 || shape.2 % 2 != 0 {
+                if !shape.1.is_multiple_of(2) || !shape.2.is_multiple_of(2) {
                     return Err(Error::config_hint(
                         format!(
                             "a factorised reduction needs even sides, but `{prefix}` gets {} × {} \

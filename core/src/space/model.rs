@@ -170,7 +170,8 @@ impl Network for KernelNetwork {
         let mode = match (pass.statistics, pass.buffers) {
             (Statistics::Batch, _) => Mode::Train,
             (Statistics::Running, Some(buffers)) => {
-                let own = self.auxiliary.as_ref().map_or(self.buffers.len(), |a| a.buffers_at());
+                let own =
+                    self.auxiliary.as_ref().map_or(self.buffers.len(), AuxiliaryHead::buffers_at);
                 running = buffers.narrow(0, 0, own)?;
                 Mode::Eval { running: &running }
             }
