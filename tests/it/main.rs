@@ -2,6 +2,7 @@
 
 mod compare;
 mod config_errors;
+mod conformance;
 mod hypergradient;
 mod invariants;
 mod network;

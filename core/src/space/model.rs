@@ -127,7 +127,8 @@ impl KernelNetwork {
             }
             let keep = 1.0 - pass.drop_path;
             let mut draws = pass.draw.purpose(Purpose::DropPath).stream();
-            for term in masks.chunks_mut(MASK_STRIDE) {
+            // Without a term to drop the one value left is no mask.
+            for term in masks.chunks_exact_mut(MASK_STRIDE) {
                 for m in &mut term[..images] {
                     *m = if draws.uniform() < keep { (1.0 / keep) as f32 } else { 0.0 };
                 }

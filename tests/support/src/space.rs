@@ -1,0 +1,157 @@
+//! Search spaces, and the spaces that other suites work on.
+
+use crate::Suite;
+use crate::network;
+use crate::numbers::draws;
+use crate::report::{Check, Report, ensure};
+use candle_core::{D, Tensor};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use tetlo_core::Result;
+use tetlo_core::genotype::Genotype;
+use tetlo_core::kinds::{Operation, Relaxation, SearchSpace};
+use tetlo_core::network::{ImageShape, Network};
+use tetlo_core::registry::{entries, find};
+use tetlo_core::rng::Stream;
+use tetlo_core::space::{CellSpec, DerivedSize, Grammar, Skeleton, SpaceSpec};
+
+/// A small network has one cell before, between and after its reductions.
+const CELLS: usize = 3;
+const CHANNELS: usize = 4;
+const IMAGE: ImageShape = ImageShape { channels: 3, height: 16, width: 16 };
+const CLASSES: usize = 5;
+
+/// Is a search space linked in?
+pub(crate) fn registered() -> bool {
+    !entries::<dyn SearchSpace>().is_empty()
+}
+
+/// The registered spaces in a small size, or a small one of two nodes.
+pub(crate) fn spaces() -> Vec<SpaceSpec> {
+    let small = |spec: SpaceSpec| {
+        let skeleton = Skeleton { channels: CHANNELS, cells: CELLS, ..spec.skeleton };
+        SpaceSpec { skeleton, ..spec }
+    };
+    // One that does not build fails its own suite.
+    let built =
+        entries::<dyn SearchSpace>().into_iter().filter_map(|e| (e.build)(&(e.defaults)()).ok());
+    let list: Vec<SpaceSpec> = built.map(|space| small(space.spec())).collect();
+    if !list.is_empty() {
+        return list;
+    }
+    let operations = ["none", "skip_connect", "max_pool_3x3", "sep_conv_3x3"];
+    vec![SpaceSpec {
+        name: "small".into(),
+        cells: ["normal", "reduce"].map(|c| CellSpec::complete(c, 2, &operations)).to_vec(),
+        skeleton: Skeleton { channels: CHANNELS, cells: CELLS, stem_multiplier: 3 },
+        grammar: Grammar::TwoInputsANode,
+    }]
+}
+
+/// Is the genotype one of the space: its edges, their operations and its grammar?
+pub(crate) fn belongs(space: &SpaceSpec, genotype: &Genotype) -> Check {
+    space.check(genotype)?;
+    let names: Vec<&str> = genotype.cells().map(|(name, _)| name).collect();
+    ensure!(names.len() == space.cells.len(), "the genotype has the cells {names:?}");
+    for spec in &space.cells {
+        let Some(cell) = genotype.cell(&spec.name) else { continue };
+        for e in &cell.edges {
+            let edge = spec.edges.iter().find(|s| s.from == e.from && s.to == e.to);
+            let offered = edge.is_some_and(|s| s.operations.contains(&e.operation));
+            ensure!(offered, "no edge from {} to {} offers `{}`", e.from, e.to, e.operation);
+        }
+        match space.grammar {
+            Grammar::TwoInputsANode => {
+                for state in 2..spec.nodes + 2 {
+                    let from: BTreeSet<usize> = cell.into_state(state).map(|e| e.from).collect();
+                    let two = from.len() == 2 && cell.into_state(state).count() == 2;
+                    ensure!(two, "state {state} of `{}` takes {from:?}, not two inputs", spec.name);
+                }
+                let none = cell.edges.iter().any(|e| e.operation == "none");
+                ensure!(!none, "cell `{}` contains `none`", spec.name);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The relaxation of DARTS, for suites of other kinds.
+#[derive(Debug)]
+pub(crate) struct Softmax;
+
+impl Relaxation for Softmax {
+    fn weights(&self, alpha: &Tensor, _: &mut Stream) -> Result<Tensor> {
+        let exponentials = alpha.exp()?;
+        Ok(exponentials.broadcast_div(&exponentials.sum_keepdim(D::Minus1)?)?)
+    }
+}
+
+impl Suite for dyn SearchSpace {
+    fn suite(space: &Self, report: &mut Report) {
+        let spec = space.spec();
+        report.check("description", || {
+            ensure!(space.spec() == spec, "two calls differ");
+            spec.clone().validated()?;
+            for operation in spec.cells.iter().flat_map(|c| &c.edges).flat_map(|e| &e.operations) {
+                find::<dyn Operation>(operation)?;
+            }
+            Ok(())
+        });
+        report.check("samples", || samples(&spec));
+        report.check("the networks of default size", || {
+            let image = ImageShape { channels: 3, height: 32, width: 32 };
+            let supernet = spec.supernet(image, 10, Arc::new(Softmax))?;
+            let Skeleton { channels, cells, .. } = spec.skeleton;
+            let size = DerivedSize { channels, cells, auxiliary_head: true };
+            let derived = spec.derived(&spec.sample(&mut draws(0))?, image, 10, size)?;
+            let (all, one) = (supernet.weights().len(), derived.weights().len());
+            ensure!(all > 0 && one > 0, "no weights");
+            ensure!(
+                supernet.multiply_adds() > derived.multiply_adds(),
+                "the supernet costs less than one of its networks"
+            );
+            Ok(())
+        });
+        let skeleton = Skeleton { channels: CHANNELS, cells: CELLS, ..spec.skeleton };
+        let small = SpaceSpec { skeleton, ..spec };
+        let mut supernet = None;
+        report.check("supernet", || {
+            supernet = Some(small.supernet(IMAGE, CLASSES, Arc::new(Softmax))?);
+            Ok(())
+        });
+        if let Some(supernet) = supernet {
+            network::check(report, "supernet", &supernet, IMAGE, CLASSES);
+        }
+        for auxiliary_head in [false, true] {
+            let what = if auxiliary_head { "derived network with head" } else { "derived network" };
+            let mut derived = None;
+            report.check(what, || {
+                let genotype = small.sample(&mut draws(1))?;
+                let size = DerivedSize { channels: CHANNELS, cells: CELLS, auxiliary_head };
+                derived = Some(small.derived(&genotype, IMAGE, CLASSES, size)?);
+                Ok(())
+            });
+            if let Some(derived) = derived {
+                network::check(report, what, &derived, IMAGE, CLASSES);
+            }
+        }
+    }
+}
+
+fn samples(spec: &SpaceSpec) -> Check {
+    let mut seen = Vec::new();
+    for seed in 0..50 {
+        let genotype = spec.sample(&mut draws(seed))?;
+        ensure!(spec.sample(&mut draws(seed))? == genotype, "equal draws give two genotypes");
+        belongs(spec, &genotype)?;
+        for text in [genotype.to_json().to_string(), genotype.to_python()] {
+            let read = Genotype::parse(&text)?;
+            ensure!(read == genotype, "{text} is read as {}", read.to_json());
+        }
+        if !seen.contains(&genotype) {
+            seen.push(genotype);
+        }
+    }
+    ensure!(seen.len() > 1, "50 samples are one genotype");
+    Ok(())
+}
