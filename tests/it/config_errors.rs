@@ -88,6 +88,9 @@ fn what_this_build_or_machine_lacks() {
         &[],
         &["c.toml:4:10", "cuda:0", "^", "hint:"],
     );
+    refused(TINY.as_bytes(), &["--device", "tpu"], &["--device", "unknown device `tpu`", "^"]);
+    refused(&with("cutout = 0", "cutout = 16"), &[], &["c.toml:", "cutout = 16", "8 × 8", "^"]);
+    refused(&with("channels = 4, cells", "channels = 5000, cells"), &[], &["c.toml:", "4096", "^"]);
     let npz = "plugin = \"npz\", options = { path = \"none.npz\" }";
     refused(&with("plugin = \"digits\"", npz), &[], &["c.toml:8:", "none.npz", "^", "hint:"]);
     refused(TINY.as_bytes(), &["--set", "search.epoch=1"], &["--set", "epoch"]);

@@ -30,7 +30,7 @@ fn listings_are_json_arrays() {
     assert!(losses.as_array().expect("a list").iter().all(|l| l["kind"] == "transfer-loss"));
     tetlo_in(here, &["plugins", "list", "--kind", "loss"]).code(2);
     let shown = tetlo_in(here, &["plugins", "show", "qrs"]).code(0).out();
-    assert!(shown.contains("temperature") && shown.contains("sampler"), "{shown}");
+    assert!(shown.contains("temperature") && shown.contains("`disjoint`"), "{shown}");
     let unknown = tetlo_in(here, &["plugins", "show", "qr"]).code(2);
     assert!(unknown.err().contains("did you mean `qrs`"), "{}", unknown.err());
     let sets = tetlo_in(here, &["data", "list", "--format", "json"]).code(0).json();
@@ -65,6 +65,21 @@ fn every_preset_is_a_good_config_and_the_schema_is_json() {
     ];
     let remarks = tetlo_in(here, &inert).code(0).out();
     assert!(remarks.contains("remark: tetlo:") && remarks.contains("no effect"), "{remarks}");
+}
+
+#[test]
+fn a_transfer_that_carries_nothing_is_said() {
+    let directory = tempfile::tempdir().expect("a folder");
+    let here = directory.path();
+    std::fs::write(here.join("t.toml"), TINY).expect("written");
+    let hard = "method.tetlo.transfer-loss.options.target=\"hard\"";
+    let check = ["config", "check", "t.toml", "--set", hard];
+    let remarks = tetlo_in(here, &check).code(0).out();
+    assert!(remarks.contains("gives the main model no gradient"), "{remarks}");
+    let gamma = "method.tetlo.optimizer.options.gamma=0";
+    let neither = ["config", "check", "t.toml", "--set", hard, "--set", gamma];
+    let error = tetlo_in(here, &neither).code(2).err();
+    assert!(error.contains("gamma = 0") && error.contains("t.toml:"), "{error}");
 }
 
 #[test]

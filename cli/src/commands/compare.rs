@@ -35,7 +35,7 @@ pub(crate) fn compare(arguments: &CompareArgs, bars: bool) -> Result<Exit> {
 }
 
 /// Builds every method on every task without training.
-fn check(config: &Loaded, trials: &[Trial]) -> Result<()> {
+pub(crate) fn check(config: &Loaded, trials: &[Trial]) -> Result<()> {
     let mut data: Option<(String, Data)> = None;
     let mut seen: Vec<(&str, &str)> = vec![];
     for trial in trials {
@@ -199,14 +199,14 @@ pub(crate) fn plan(arguments: &PlanArgs) -> Result<Exit> {
         Format::Text => {
             for (trial, cost) in trials.iter().zip(&cost) {
                 console::out(&format!(
-                    "{:>4}  {}  {} on {}, seed {}  about {} MiB, {:.1}e12 multiply-adds",
+                    "{:>4}  {}  {} on {}, seed {}  about {} MiB, {:.1e} multiply-adds",
                     trial.index,
                     trial.id,
                     trial.method.name,
                     trial.task.name,
                     trial.seed,
                     cost.memory_bytes >> 20,
-                    cost.multiply_adds / 1e12,
+                    cost.multiply_adds,
                 ));
             }
         }

@@ -1,13 +1,14 @@
 //! `config init|check|schema|explain`.
 
 use crate::args::{ConfigCommand, Format};
-use crate::commands::setup;
+use crate::commands::compare::check as check_trials;
+use crate::commands::setup::{self, Loaded};
 use crate::console;
 use crate::exit::Exit;
 use anyhow::Result;
 use serde_json::json;
 use tetlo_core::config::{self, CompareConfig, OptimizerKind};
-use tetlo_core::kinds::MultilevelOptimizer;
+use tetlo_core::kinds::{MultilevelOptimizer, TransferLoss};
 
 /// The config that `config init` prints, for the preset that stands where it says PRESET.
 pub(crate) const INITIAL: &str = include_str!("initial.toml");
@@ -20,9 +21,7 @@ pub(crate) fn run(command: ConfigCommand) -> Result<Exit> {
             console::out(INITIAL.replace("PRESET", &preset).trim_end());
             Ok(Exit::Ok)
         }
-        ConfigCommand::Check { config, format } => {
-            check(&setup::load(&config)?.config, format.format)
-        }
+        ConfigCommand::Check { config, format } => check(&setup::load(&config)?, format.format),
         ConfigCommand::Schema => {
             console::out_json(&config::schema())?;
             Ok(Exit::Ok)
@@ -47,6 +46,18 @@ fn remarks(config: &CompareConfig) -> Result<Vec<String>> {
         if method.auxiliary.is_some() && !graph.uses_auxiliary() {
             remarks.push(format!("{}: `auxiliary` is inert: no stage trains one", method.name));
         }
+        if let Some(reference) = &method.transfer_loss
+            && graph.uses_transfer()
+        {
+            let loss: Box<dyn TransferLoss> = reference.build()?;
+            if !loss.reaches_main() {
+                remarks.push(format!(
+                    "{}: `transfer-loss` gives the main model no gradient: nothing of the transfer \
+                     reaches the architecture",
+                    method.name
+                ));
+            }
+        }
         if method.transfer_loss.is_some() && !graph.uses_transfer() {
             remarks.push(format!("{}: `transfer-loss` is inert: no stage uses it", method.name));
         }
@@ -54,8 +65,14 @@ fn remarks(config: &CompareConfig) -> Result<Vec<String>> {
     Ok(remarks)
 }
 
-fn check(config: &CompareConfig, format: Format) -> Result<Exit> {
-    let remarks = remarks(config)?;
+fn check(loaded: &Loaded, format: Format) -> Result<Exit> {
+    // Everything but the training: the data are read, every network is built.
+    check_trials(loaded, &loaded.plan()?)?;
+    let config = &loaded.config;
+    let mut remarks = remarks(config)?;
+    if config.device != "cpu" {
+        remarks.push(format!("device `{}` is not available in this build", config.device));
+    }
     let trials = config.methods.len() * config.tasks.len() * config.seeds.len();
     match format {
         Format::Json => console::out_json(&json!({

@@ -3,6 +3,7 @@
 use crate::args::{NetworkArgs, NetworkCommand};
 use crate::commands::plugins::{array, labels};
 use crate::commands::setup::{self, genotype, pick};
+use crate::console;
 use crate::exit::{Exit, Usage};
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor, Var};
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 use tetlo_core::config::OptimizerKind;
 use tetlo_core::kinds::{Evaluator, Progress, Relaxation};
 use tetlo_core::layout::Layout;
+use tetlo_core::multilevel::reverse::Source;
 use tetlo_core::multilevel::{Batch, Batches, cross_entropy};
 use tetlo_core::network::{ImageShape, Network, Pass, update_running_statistics};
 use tetlo_core::rng::{Key, Purpose};
@@ -89,7 +91,38 @@ fn gather(layout: &Layout, named: &Named, prefix: &str, path: &Path) -> Result<O
         .filter_map(|(name, t)| Some((name.strip_prefix(prefix)?.to_owned(), t.clone())))
         .collect();
     let flat = layout.gather(&own, DType::F32);
-    Ok(Some(flat.map_err(|e| Usage(format!("{}: {e}", path.display())))?))
+    let place = if prefix.is_empty() { String::new() } else { format!(" (below `{prefix}`)") };
+    Ok(Some(flat.map_err(|e| Usage(format!("{}: {e}{place}", path.display())))?))
+}
+
+/// Says which arrays of a weights file nothing reads: a slip in a name would else go unseen.
+fn note_unread(named: &Named, known: &[(&str, &Layout)], path: &Path) {
+    let read = |name: &str| {
+        let mut parts = known
+            .iter()
+            .filter_map(|(prefix, layout)| Some(layout.get(name.strip_prefix(prefix)?).is_some()));
+        parts.any(|found| found) || name.ends_with(COUNTER)
+    };
+    let mut unread: Vec<&str> = named.keys().map(String::as_str).filter(|n| !read(n)).collect();
+    unread.sort_unstable();
+    if !unread.is_empty() {
+        let few = unread[..unread.len().min(5)].join(", ");
+        let count = unread.len();
+        console::note(&format!("{}: {count} arrays are not read: {few} …", path.display()));
+    }
+}
+
+/// What `PyTorch` counts beside the running statistics; one more after a training pass.
+const COUNTER: &str = "num_batches_tracked";
+
+fn counters(out: &mut Vec<(String, Tensor)>, prefix: &str, named: &Named) -> Result<()> {
+    let mut names: Vec<&String> = named.keys().filter(|n| n.ends_with(COUNTER)).collect();
+    names.sort();
+    for name in names {
+        let next = (named[name].to_dtype(DType::I64)? + 1.0)?;
+        out.push((format!("{prefix}{name}"), next));
+    }
+    Ok(())
 }
 
 fn scatter(
@@ -167,6 +200,8 @@ fn eval(
     let batch = input.context("`--input` is missing").map_err(|e| Usage(e.to_string()))?;
     check_labels(&batch, classes)?;
     let output = need(arguments.output.as_ref(), "--output")?;
+    let known = [network.weights(), network.buffers(), network.architecture()];
+    note_unread(&named, &known.map(|layout| ("", layout)), path);
     let flat = gather(network.weights(), &named, "", path)?.context("a network without weights")?;
     let buffers = gather(network.buffers(), &named, "", path)?;
     let architecture = gather(network.architecture(), &named, "", path)?;
@@ -203,6 +238,7 @@ fn eval(
     if let Some(buffers) = buffers {
         let after = update_running_statistics(&buffers, said.statistics.as_ref())?;
         scatter(&mut out, "buffer/", network.buffers(), &after)?;
+        counters(&mut out, "buffer/", &named)?;
     }
     setup::write(output, &npz::to_bytes(&out)?)?;
     Ok(Exit::Ok)
@@ -219,9 +255,25 @@ fn safetensors_bytes(named: &Named) -> Result<Vec<u8>> {
 /// `aux.NAME` (drawn from the seed where the file has none), momentum by `momentum/NAME`.
 fn state_of(method: &Method, named: &Named, path: &Path) -> Result<SearchState> {
     let mut state = method.initial_state()?;
+    let momentum = format!("momentum/{AUXILIARY}");
+    let mut known = vec![];
+    for (stage, network) in method.networks.iter().enumerate() {
+        let prefixes = if stage == 0 { ["", "momentum/"] } else { [AUXILIARY, &momentum] };
+        known.extend([
+            (prefixes[0], network.weights()),
+            (prefixes[0], network.buffers()),
+            (prefixes[0], network.architecture()),
+            (prefixes[1], network.weights()),
+        ]);
+    }
+    note_unread(named, &known, path);
     for (stage, network) in method.networks.iter().enumerate() {
         let prefix = if stage == 0 { "" } else { AUXILIARY };
         if stage > 0 && !named.keys().any(|n| n.starts_with(AUXILIARY)) {
+            console::note(&format!(
+                "{} has no `{AUXILIARY}…`: the auxiliary model is drawn from the seed",
+                path.display()
+            ));
             continue;
         }
         if let Some(weights) = gather(network.weights(), named, prefix, path)? {
@@ -276,10 +328,26 @@ fn step(arguments: &NetworkArgs) -> Result<Exit> {
     let mut out = Vec::new();
     for (stage, network) in method.networks.iter().enumerate() {
         let prefix = if stage == 0 { "" } else { AUXILIARY };
-        if let (Some(group), Some(gradient)) = (method.groups[stage], &outcome.gradient)
-            && let Some(total) = gradient.sum(group, |_| true)?
-        {
-            scatter(&mut out, &format!("arch_grad/{prefix}"), network.architecture(), &total)?;
+        if let (Some(group), Some(gradient)) = (method.groups[stage], &outcome.gradient) {
+            let layout = network.architecture();
+            let or_zero = |g: Option<Tensor>| -> Result<Tensor> {
+                Ok(match g {
+                    Some(g) => g,
+                    None => state.point.architecture[group].zeros_like()?,
+                })
+            };
+            // What Adam took; with separate states there is no such sum, only the parts.
+            let total = match &outcome.combined {
+                Some(combined) if group == 0 => combined.clone(),
+                _ => or_zero(gradient.sum(group, |_| true)?)?,
+            };
+            scatter(&mut out, &format!("arch_grad/{prefix}"), layout, &total)?;
+            if group == 0 && gradient.contributions.iter().any(|c| c.source == Source::Transfer) {
+                for (name, source) in [("main", Source::Main), ("transfer", Source::Transfer)] {
+                    let part = or_zero(gradient.sum(group, |c| c.source == source)?)?;
+                    scatter(&mut out, &format!("arch_grad_{name}/"), layout, &part)?;
+                }
+            }
         }
         let after = format!("after/{prefix}");
         scatter(&mut out, &after, network.weights(), &state.point.weights[stage])?;
@@ -300,6 +368,7 @@ fn step(arguments: &NetworkArgs) -> Result<Exit> {
             scatter(&mut out, &name, network.weights(), momentum)?;
         }
     }
+    counters(&mut out, "after/", &named)?;
     setup::write(output, &npz::to_bytes(&out)?)?;
     Ok(Exit::Ok)
 }

@@ -148,6 +148,10 @@ fn show(name: &str, format: Format) -> Result<Exit> {
                         Value::Null => console::out(&format!("  {key} (none)")),
                         value => console::out(&format!("  {key} = {value}")),
                     }
+                    let choices = choices(&l.schema, about);
+                    if !choices.is_empty() {
+                        console::out(&format!("      one of {}", choices.join(", ")));
+                    }
                     let about = about["description"].as_str().unwrap_or("");
                     for line in about.lines().filter(|line| !line.is_empty()) {
                         console::out(&format!("      {line}"));
@@ -158,6 +162,21 @@ fn show(name: &str, format: Format) -> Result<Exit> {
         }
     }
     Ok(Exit::Ok)
+}
+
+/// The values an option can have, where they are a list: through references and optional values.
+fn choices(root: &Value, schema: &Value) -> Vec<String> {
+    if let Some(inner) = schema["$ref"].as_str().and_then(|r| r.strip_prefix('#')) {
+        return root.pointer(inner).map_or_else(Vec::new, |s| choices(root, s));
+    }
+    let text = |v: &Value| v.as_str().map(|s| format!("`{s}`"));
+    let mut list: Vec<String> = text(&schema["const"]).into_iter().collect();
+    list.extend(schema["enum"].as_array().into_iter().flatten().filter_map(text));
+    for key in ["oneOf", "anyOf"] {
+        let parts = schema[key].as_array().into_iter().flatten();
+        list.extend(parts.flat_map(|s| choices(root, s)));
+    }
+    list
 }
 
 fn eval(name: &str, input: &Path, output: &Path, options: &str, space: &str) -> Result<Exit> {

@@ -127,6 +127,12 @@ impl From<Unplaced> for anyhow::Error {
 /// Checks the device and sets the number of threads: the config's, else `TETLO_THREADS`, else the
 /// processors this process may use.
 pub(crate) fn place(device: &str, threads: usize) -> Result<Place, Unplaced> {
+    if device != "cpu" && !device.starts_with("cuda:") {
+        return Err(Unplaced::Device(tetlo_core::Error::config_hint(
+            format!("unknown device `{device}`"),
+            "a device is `cpu`, or `cuda:0` for the first GPU",
+        )));
+    }
     if device != "cpu" {
         return Err(Unplaced::Device(tetlo_core::Error::config_hint(
             format!("device `{device}` is not available: this build has no CUDA support"),

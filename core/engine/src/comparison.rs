@@ -33,6 +33,12 @@ impl Comparison {
     /// something else, or another process is writing to it.
     pub fn open(path: &Path, config: &CompareConfig, trials: &[Trial]) -> Result<Self> {
         let saved = path.join("compare.toml");
+        if path.exists() && !path.is_dir() {
+            return Err(Error::config_hint(
+                format!("{} is a file, not a directory", path.display()),
+                "choose another `--out`",
+            ));
+        }
         if saved.exists() {
             let old = read_config(path)?;
             let differing = config::difference(&comparable(&old)?, &comparable(config)?);

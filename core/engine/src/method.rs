@@ -86,7 +86,7 @@ impl Method {
             config.transfer_loss.as_ref().map(PluginConfig::build).transpose()?;
         if graph.uses_transfer() {
             let loss = transfer.as_deref().ok_or_else(|| missing(config, "transfer-loss"))?;
-            graph.check_transfer(loss.needs())?;
+            graph.check_transfer(loss.needs(), loss.reaches_main())?;
         }
         let mut method = Self {
             networks: vec![],
@@ -230,17 +230,17 @@ impl Method {
         at: Progress,
         observer: &mut dyn Observer,
     ) -> Result<StepOutcome> {
-        let mut gradient = None;
+        let (mut gradient, mut combined) = (None, None);
         if self.updates_architecture(at) {
             let found = self.hypergradient(state, batches, at)?;
-            self.update_architecture(state, &found, at, observer)?;
+            combined = self.update_architecture(state, &found, at, observer)?;
             gradient = Some(found);
         }
         let mut training = Vec::with_capacity(self.networks.len());
         for stage in 0..self.networks.len() {
             training.push(self.weight_step(state, stage, batches, at)?);
         }
-        Ok(StepOutcome { gradient, training })
+        Ok(StepOutcome { gradient, combined, training })
     }
 
     fn update_architecture(
@@ -249,7 +249,7 @@ impl Method {
         gradient: &HyperGradient,
         at: Progress,
         observer: &mut dyn Observer,
-    ) -> Result<()> {
+    ) -> Result<Option<Tensor>> {
         let penalty = self.penalty_gradient(state, at)?;
         let (next, figures) = architecture_step(
             &self.graph,
@@ -277,7 +277,7 @@ impl Method {
         tell("hypergrad/objective".into(), gradient.objective);
         if !self.graph.objective.iter().any(|o| o.stage > 0) {
             state.point.architecture = next;
-            return Ok(()); // no transferred part to set against the main one
+            return Ok(figures.combined); // no transferred part to set against the main one
         }
         let optional = [
             ("hypergrad/main/norm", figures.main_norm),
@@ -294,7 +294,7 @@ impl Method {
             tell("hypergrad/factor".into(), figures.factor);
         }
         state.point.architecture = next;
-        Ok(())
+        Ok(figures.combined)
     }
 
     fn penalty_gradient(&self, state: &SearchState, at: Progress) -> Result<Option<Tensor>> {
@@ -441,6 +441,9 @@ pub struct Training {
 pub struct StepOutcome {
     /// The hypergradient, if the architecture was updated.
     pub gradient: Option<HyperGradient>,
+    /// The combined gradient of the main architecture that its Adam took, before penalty and weight
+    /// decay; `None` with `separate-states`.
+    pub combined: Option<Tensor>,
     /// The weight step of each stage.
     pub training: Vec<Training>,
 }

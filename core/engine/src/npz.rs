@@ -27,14 +27,16 @@ pub fn read(path: &Path) -> Result<Arrays> {
 /// The same from memory.
 pub fn from_bytes(bytes: &[u8]) -> Result<Arrays> {
     let bad = |e: &dyn std::fmt::Display| Error::Data(format!("not an npz file ({e})"));
-    let mut archive = npyz::npz::NpzArchive::new(Cursor::new(bytes)).map_err(|e| bad(&e))?;
-    let names: Vec<String> = archive.array_names().map(str::to_owned).collect();
+    let mut archive = npyz::zip::ZipArchive::new(Cursor::new(bytes)).map_err(|e| bad(&e))?;
     let mut arrays = Arrays::new();
-    for name in names {
-        let file = archive
-            .by_name(&name)
-            .map_err(|e| Error::Data(format!("array `{name}`: {e}")))?
-            .ok_or_else(|| Error::Data(format!("array `{name}` is missing")))?;
+    for i in 0..archive.len() {
+        let mut entry = archive.by_index(i).map_err(|e| bad(&e))?;
+        let Some(name) = entry.name().strip_suffix(".npy").map(str::to_owned) else { continue };
+        let failed = |e: std::io::Error| Error::Data(format!("array `{name}`: {e}"));
+        // To its end: only there is the checksum compared.
+        let mut content = Vec::new();
+        entry.read_to_end(&mut content).map_err(failed)?;
+        let file = npyz::NpyFile::new(content.as_slice()).map_err(failed)?;
         arrays.insert(name.clone(), tensor(&name, file)?);
     }
     Ok(arrays)
@@ -150,6 +152,17 @@ mod tests {
         assert_eq!(read["a/x"].to_vec2::<f64>()?, a.to_vec2::<f64>()?);
         assert_eq!(read["b"].to_vec1::<i64>()?, vec![1, -2]);
         assert_eq!(read["s"].dims(), &[] as &[usize]);
+        Ok(())
+    }
+
+    #[test]
+    fn a_flipped_byte_is_an_error() -> Result<()> {
+        let values = Tensor::arange(0f32, 4096.0, &Device::Cpu)?;
+        let mut bytes = to_bytes(&[("x".to_owned(), values)])?;
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        let error = from_bytes(&bytes).unwrap_err().to_string();
+        assert!(error.contains("array `x`"), "{error}");
         Ok(())
     }
 

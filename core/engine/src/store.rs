@@ -93,7 +93,12 @@ impl DirectoryLock {
     /// # Errors
     /// Another process holds it.
     pub fn take(directory: &Path) -> Result<Self> {
-        make_directory(directory)?;
+        fs::create_dir_all(directory).map_err(|e| {
+            Error::config_hint(
+                format!("cannot make the directory {}: {e}", directory.display()),
+                "choose another `--out`",
+            )
+        })?;
         let path = directory.join(".lock");
         let doing = || format!("cannot lock {}", path.display());
         let file = OpenOptions::new()

@@ -98,6 +98,12 @@ impl SearchConfig {
         if self.epochs < 1 {
             return Some(wrong("epochs", "at least 1", self.epochs.to_string()));
         }
+        if self.epochs > 1_000_000 {
+            return Some(wrong("epochs", "at most 1000000", self.epochs.to_string()));
+        }
+        if self.batch_size > 65_536 {
+            return Some(wrong("batch-size", "at most 65536", self.batch_size.to_string()));
+        }
         if self.batch_size < 2 {
             let what = "at least 2 (batch normalisation needs two images)";
             return Some(wrong("batch-size", what, self.batch_size.to_string()));

@@ -109,7 +109,8 @@ pub struct RetrainProtocol {
     pub gradient_clip: f64,
     /// Drop-path probability in the last epoch, in [0, 1); it grows linearly from 0.
     pub drop_path: f64,
-    /// Weight of the auxiliary head's loss; 0: no auxiliary head.
+    /// Weight of the auxiliary head's loss; 0: no auxiliary head. The head pools its map to 2 × 2:
+    /// as the authors' on 8 × 8 maps, with a window of side − 3 on others (our choice).
     pub auxiliary_weight: f64,
     /// Side of the cut-out square in pixels; 0: none.
     pub cutout: usize,

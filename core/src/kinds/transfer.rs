@@ -130,6 +130,12 @@ pub trait TransferLoss: Debug + Send + Sync {
     /// The batch is too small, or labels are missing.
     fn loss(&self, batch: &TransferBatch<'_>) -> Result<Tensor>;
 
+    /// Does a gradient reach the main model, so that the loss can carry knowledge back into the
+    /// architecture? Not so with hard targets (METHODS.md §1.1).
+    fn reaches_main(&self) -> bool {
+        true
+    }
+
     /// Is every operation of `loss` differentiable twice, as plain tensor operations are? A loss with
     /// a gradient by hand is not: double backward through it would be silently wrong.
     fn twice_differentiable(&self) -> bool {

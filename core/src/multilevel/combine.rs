@@ -47,8 +47,11 @@ impl RunningNorms {
 }
 
 /// Figures of one architecture step, for the records.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default)]
 pub struct CombineFigures {
+    /// The combined gradient of the main architecture, before penalty and weight decay; `None` with
+    /// `separate-states`, which has none.
+    pub combined: Option<Tensor>,
     /// ‖G_m‖, where known apart.
     pub main_norm: Option<f64>,
     /// ‖G_a‖, where known apart.
@@ -107,14 +110,16 @@ fn main_step(
     let part = |source: Source| gradient.sum(0, |c| c.source == source);
     let penalised = |g: Tensor| penalty.map_or_else(|| Ok(g.clone()), |p| add_scaled(&g, 1.0, p));
     if gradient.contributions.iter().any(|c| c.source == Source::Joint) {
-        let total = penalised(part(Source::Joint)?.map_or_else(zero, Ok)?)?;
-        let next = adam.step(&mut state.groups[0], value, &total)?;
-        return Ok((next, CombineFigures { factor: 1.0, ..CombineFigures::default() }));
+        let total = part(Source::Joint)?.map_or_else(zero, Ok)?;
+        let next = adam.step(&mut state.groups[0], value, &penalised(total.clone())?)?;
+        let combined = Some(total);
+        return Ok((next, CombineFigures { combined, factor: 1.0, ..CombineFigures::default() }));
     }
     let main = part(Source::Main)?.map_or_else(zero, Ok)?;
     let transferred = part(Source::Transfer)?.map_or_else(zero, Ok)?;
     let (main_norm, transferred_norm) = (norm(&main)?, norm(&transferred)?);
     let mut figures = CombineFigures {
+        combined: None,
         main_norm: Some(main_norm),
         transferred_norm: Some(transferred_norm),
         cosine: cosine(&main, &transferred)?,
@@ -153,7 +158,8 @@ fn main_step(
             return Ok((add_scaled(value, -lr / (1.0 + graph.rho), &both)?, figures));
         }
     };
-    let next = adam.step(&mut state.groups[0], value, &penalised(total)?)?;
+    let next = adam.step(&mut state.groups[0], value, &penalised(total.clone())?)?;
+    figures.combined = Some(total);
     Ok((next, figures))
 }
 

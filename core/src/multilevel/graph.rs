@@ -151,7 +151,15 @@ impl StageGraph {
     /// # Errors
     /// A stage in the objective has no cross entropy, and the transfer loss does not reach its
     /// logits.
-    pub fn check_transfer(&self, needs: Needs) -> Result<()> {
+    pub fn check_transfer(&self, needs: Needs, reaches_main: bool) -> Result<()> {
+        let main_counts = self.objective.iter().any(|o| o.stage == 0 && o.weight > 0.0);
+        if !reaches_main && !main_counts {
+            return Err(Error::config_hint(
+                "`gamma = 0` with a transfer loss that does not reach the main model: nothing gives \
+                 the architecture a gradient",
+                "set `gamma` above 0, or take soft targets",
+            ));
+        }
         if needs.features == Features::Logits {
             return Ok(());
         }

@@ -83,6 +83,9 @@ impl SpaceSpec {
         if self.skeleton.channels == 0 || self.skeleton.cells == 0 {
             return bad("channels and cells must be at least 1".into());
         }
+        if self.skeleton.channels > 4096 || self.skeleton.cells > 512 {
+            return bad("`channels` can be 4096 and `cells` 512 at most".into());
+        }
         for cell in &self.cells {
             let states = cell.nodes + 2;
             if cell.nodes == 0 || cell.edges.is_empty() {

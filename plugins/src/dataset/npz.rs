@@ -86,7 +86,7 @@ impl Dataset for Npz {
 
 struct Archive<'a> {
     path: &'a Path,
-    npz: npyz::npz::NpzArchive<Cursor<Vec<u8>>>,
+    zip: npyz::zip::ZipArchive<Cursor<Vec<u8>>>,
 }
 
 /// An array's elements.
@@ -99,9 +99,9 @@ enum Values {
 impl<'a> Archive<'a> {
     fn open(path: &'a Path) -> Result<Self> {
         let bytes = files::read(path)?;
-        let npz = npyz::npz::NpzArchive::new(Cursor::new(bytes))
+        let zip = npyz::zip::ZipArchive::new(Cursor::new(bytes))
             .map_err(|e| files::bad(path, format_args!("not a complete npz file: {e}")))?;
-        Ok(Self { path, npz })
+        Ok(Self { path, zip })
     }
 
     fn split(&mut self, split: &str) -> Result<Images> {
@@ -144,11 +144,16 @@ impl<'a> Archive<'a> {
     fn array(&mut self, name: &str) -> Result<(Vec<usize>, Values)> {
         let path = self.path;
         let bad = |what: String| files::bad(path, format_args!("`{name}`: {what}"));
-        let file = self
-            .npz
-            .by_name(name)
-            .map_err(|e| bad(e.to_string()))?
-            .ok_or_else(|| files::bad(path, format_args!("the array `{name}` is missing")))?;
+        // To its end: only there is the checksum compared.
+        let mut content = Vec::new();
+        match self.zip.by_name(&format!("{name}.npy")) {
+            Ok(mut entry) => entry.read_to_end(&mut content).map_err(|e| bad(e.to_string()))?,
+            Err(npyz::zip::result::ZipError::FileNotFound) => {
+                return Err(files::bad(path, format_args!("the array `{name}` is missing")));
+            }
+            Err(e) => return Err(bad(e.to_string())),
+        };
+        let file = NpyFile::new(content.as_slice()).map_err(|e| bad(e.to_string()))?;
         let shape: Vec<usize> = file.shape().iter().map(|d| *d as usize).collect();
         if file.order() == Order::Fortran && shape.len() > 1 {
             return Err(bad("stored column by column; save `numpy.ascontiguousarray(…)`".into()));

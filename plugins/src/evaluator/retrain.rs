@@ -22,6 +22,16 @@ impl FromOptions for Retrain {
                 return Err(Error::config(format!("`{key}` must be at least {least}")));
             }
         }
+        for (key, value, most) in [
+            ("channels", o.channels, 4096),
+            ("cells", o.cells, 512),
+            ("batch-size", o.batch_size, 65_536),
+            ("epochs", o.epochs, 1_000_000),
+        ] {
+            if value > most {
+                return Err(Error::config(format!("`{key}` can be {most} at most, got {value}")));
+            }
+        }
         for (key, value) in [
             ("learning-rate", o.learning_rate),
             ("learning-rate-min", o.learning_rate_min),

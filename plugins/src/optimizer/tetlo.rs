@@ -293,10 +293,10 @@ mod tests {
     #[test]
     fn an_untrained_classifier_is_an_error() -> Result<()> {
         let without = tetlo(&json!({"aux-ce": 0.0}))?.graph()?;
-        let error = without.check_transfer(Needs::embeddings(2)).unwrap_err();
+        let error = without.check_transfer(Needs::embeddings(2), true).unwrap_err();
         assert!(error.to_string().starts_with("`aux-ce = 0` with a transfer loss"), "{error}");
-        without.check_transfer(Needs::logits())?;
-        tetlo(&Value::Null)?.graph()?.check_transfer(Needs::embeddings(2))
+        without.check_transfer(Needs::logits(), true)?;
+        tetlo(&Value::Null)?.graph()?.check_transfer(Needs::embeddings(2), true)
     }
 
     #[test]

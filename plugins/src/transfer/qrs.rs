@@ -179,6 +179,10 @@ impl TransferLoss for Qrs {
         if self.sampler == Sampler::Stratified { needs.with_labels() } else { needs }
     }
 
+    fn reaches_main(&self) -> bool {
+        self.target != Target::Hard
+    }
+
     fn loss(&self, batch: &TransferBatch<'_>) -> Result<Tensor> {
         let view = self.view(batch)?;
         view.mean(&self.terms(&view.main, &view.aux)?)
