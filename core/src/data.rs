@@ -158,18 +158,6 @@ impl Data {
     }
 }
 
-/// The splits that a search may see. There is no way to name the test split here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum SearchSplit {
-    /// Inner losses.
-    Train,
-    /// The objective.
-    Valid,
-    /// The transfer loss.
-    Transfer,
-}
-
 /// Where the transfer loss takes its images from (METHODS.md §1.2).
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema,

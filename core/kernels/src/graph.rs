@@ -256,11 +256,6 @@ impl GraphBuilder {
         self.states[id.0].shape
     }
 
-    /// The shape a term would give. Useful before the state is added.
-    pub fn term_shape(&self, term: &Term) -> Result<Shape> {
-        Ok(self.check(term)?.0)
-    }
-
     /// Adds an output. It is checked by [`GraphBuilder::finish`].
     pub fn export(&mut self, export: Export) -> ExportId {
         self.exports.push(export);

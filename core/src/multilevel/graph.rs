@@ -229,8 +229,3 @@ impl StageGraph {
         Ok(self)
     }
 }
-
-/// Names of the estimators registered in this binary, for messages.
-pub fn estimator_names() -> Vec<&'static str> {
-    crate::registry::entries::<dyn super::Hypergradient>().iter().map(|e| e.name).collect()
-}

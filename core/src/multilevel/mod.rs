@@ -11,9 +11,7 @@ mod oracle;
 pub mod reverse;
 mod stage;
 
-pub use graph::{
-    Combine, Control, LossTerm, ModelRole, Objective, Stage, StageGraph, estimator_names,
-};
+pub use graph::{Combine, Control, LossTerm, ModelRole, Objective, Stage, StageGraph};
 pub use oracle::{Batch, Batches, InnerGradient, Level, Point, Problem, cross_entropy};
 pub use stage::{Evaluated, MixedProduct, StageOracle, double_backward_enabled};
 
