@@ -5,9 +5,17 @@ use crate::graph::{Affine, Primitive, Shape};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Chain {
-    Identity { relu: bool },
+    Identity {
+        relu: bool,
+    },
     /// A window of side 1 is the state itself, to be normalised.
-    Pool { max: bool, size: usize, stride: usize, norm: Option<Norm>, channels: usize },
+    Pool {
+        max: bool,
+        size: usize,
+        stride: usize,
+        norm: Option<Norm>,
+        channels: usize,
+    },
     Convs(Vec<Stage>),
 }
 
@@ -109,7 +117,8 @@ impl Chain {
                 Ok(Self::Pool { max: false, size: 1, stride: 1, norm, channels: input.0 })
             }
             [
-                pool @ (Primitive::MaxPool { .. } | Primitive::AvgPool { .. } | Primitive::AvgPool2),
+                pool
+                @ (Primitive::MaxPool { .. } | Primitive::AvgPool { .. } | Primitive::AvgPool2),
                 rest @ ..,
             ] => {
                 single("a pool")?;

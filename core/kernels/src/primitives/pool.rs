@@ -112,16 +112,17 @@ unsafe fn plane<V: Simd, const MAX: bool, const AVG: bool>(k: &Pool) {
         for c in 0..cols {
             let x = c * k.stride;
             let out = (r * cols + c) * 16;
-            let (max, index, sum, count) = if k.size == 3 && y > 0 && x > 0 && y + 2 <= h && x + 2 <= w {
-                let corner = k.x.add(((y - 1) * w + x - 1) * 16);
-                let (m, i, s) = pixel::<V, MAX, AVG>(corner, w, (0, 3), (0, 3), (0, 0));
-                (m, i, s, 9)
-            } else {
-                let xs = inside(k.size, x, w);
-                let first = (before.saturating_sub(y), before.saturating_sub(x));
-                let (m, i, s) = pixel::<V, MAX, AVG>(k.x, w, ys, xs, first);
-                (m, i, s, (ys.1 - ys.0) * (xs.1 - xs.0))
-            };
+            let (max, index, sum, count) =
+                if k.size == 3 && y > 0 && x > 0 && y + 2 <= h && x + 2 <= w {
+                    let corner = k.x.add(((y - 1) * w + x - 1) * 16);
+                    let (m, i, s) = pixel::<V, MAX, AVG>(corner, w, (0, 3), (0, 3), (0, 0));
+                    (m, i, s, 9)
+                } else {
+                    let xs = inside(k.size, x, w);
+                    let first = (before.saturating_sub(y), before.saturating_sub(x));
+                    let (m, i, s) = pixel::<V, MAX, AVG>(k.x, w, ys, xs, first);
+                    (m, i, s, (ys.1 - ys.0) * (xs.1 - xs.0))
+                };
             if MAX {
                 max.store(k.max.add(out));
                 index.store(k.index.add(out));

@@ -376,12 +376,14 @@ pub fn margin<T: Real>(graph: &Graph, inputs: &Inputs<'_, T>, forward: &Forward<
             for (primitive, x) in term.chain.iter().zip(&steps) {
                 match *primitive {
                     Primitive::Relu => x.data.iter().for_each(|v| near(v.to_f64().abs())),
-                    Primitive::MaxPool { stride } => primitives::windows(x, Window::around(stride), |_, window| {
-                        let mut values: Vec<f64> =
-                            window.iter().map(|i| x.data[*i].to_f64()).collect();
-                        values.sort_by(f64::total_cmp);
-                        values.windows(2).last().into_iter().for_each(|v| near(v[1] - v[0]));
-                    }),
+                    Primitive::MaxPool { stride } => {
+                        primitives::windows(x, Window::around(stride), |_, window| {
+                            let mut values: Vec<f64> =
+                                window.iter().map(|i| x.data[*i].to_f64()).collect();
+                            values.sort_by(f64::total_cmp);
+                            values.windows(2).last().into_iter().for_each(|v| near(v[1] - v[0]));
+                        })
+                    }
                     _ => {}
                 }
             }

@@ -95,9 +95,8 @@ pub(super) fn windows<T: Real>(
     mut f: impl FnMut(usize, &[usize]),
 ) {
     let (n, c, h, w) = x.shape;
-    let around = |o: usize, size: usize| {
-        (o * stride).saturating_sub(side - 2)..(o * stride + 2).min(size)
-    };
+    let around =
+        |o: usize, size: usize| (o * stride).saturating_sub(side - 2)..(o * stride + 2).min(size);
     let mut output = 0;
     for (image, channel) in (0..n * c).map(|p| (p / c, p % c)) {
         for yo in 0..out_size(h, stride) {
