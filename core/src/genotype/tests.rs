@@ -63,7 +63,7 @@ fn errors_say_where() {
         ("{}", "no cell"),
         ("{\"arch\": 3}", "`arch` must be a text"),
         ("{\"arch\": \"|a~0|\", \"normal\": []}", "there is `normal` too"),
-        ("|a~0|+|b~0|c~2|", "node 2 cannot take input from node 2 (character 12)"),
+        ("|a~0|+|b~0|c~2|", "node 2 cannot take input from node 2 (character 13)"),
         ("|a~0|+|b~0|c1|", "expected `~` and the number of a node at character 13, found `|`"),
         ("|a~0|b", "expected `~` and the number of a node at character 6, found the end"),
         ("|a~0| |", "expected the name of an operation at character 5, found ` |`"),
