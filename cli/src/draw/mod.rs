@@ -31,6 +31,6 @@ impl StateName {
 }
 
 /// The title of a cell of this name.
-fn title(name: &str) -> String {
+pub fn title(name: &str) -> String {
     if name == SINGLE_CELL { name.to_owned() } else { format!("{name} cell") }
 }

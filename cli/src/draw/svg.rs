@@ -41,10 +41,10 @@ pub fn svg(genotype: &Genotype) -> String {
     out
 }
 
-/// One cell, without background and name, for pages that bring their own.
-pub fn cell_svg(name: &str, cell: &GenotypeCell) -> String {
+/// One cell, without background and name, for pages that bring their own; `label` describes it.
+pub fn cell_svg(label: &str, cell: &GenotypeCell) -> String {
     let layout = layout(cell);
-    let mut out = open(layout.width, layout.height, &title(name));
+    let mut out = open(layout.width, layout.height, label);
     draw(&mut out, cell, &layout);
     out.push_str("</svg>");
     out

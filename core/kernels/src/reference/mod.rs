@@ -382,7 +382,7 @@ pub fn margin<T: Real>(graph: &Graph, inputs: &Inputs<'_, T>, forward: &Forward<
                                 window.iter().map(|i| x.data[*i].to_f64()).collect();
                             values.sort_by(f64::total_cmp);
                             values.windows(2).last().into_iter().for_each(|v| near(v[1] - v[0]));
-                        })
+                        });
                     }
                     _ => {}
                 }
