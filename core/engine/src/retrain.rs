@@ -65,8 +65,8 @@ pub fn derived_network_of(
 ) -> Result<KernelNetwork> {
     let or = |value: usize, default: usize| if value == 0 { default } else { value };
     let size = DerivedSize {
-        channels: or(protocol.channels, space.skeleton.channels),
-        cells: or(protocol.cells, space.skeleton.cells),
+        channels: or(protocol.channels, space.skeleton.channels()),
+        cells: or(protocol.cells, space.skeleton.cells()),
         auxiliary_head: protocol.auxiliary_weight > 0.0,
     };
     space.derived(genotype, image, classes, size)
