@@ -118,8 +118,7 @@ fn nb201(mut c: usize, image: usize) -> tetlo_kernels::Result<Net> {
                 let mut terms = Vec::new();
                 for &source in &nodes[..node] {
                     let pool = vec![Primitive::AvgPool { stride: 1 }];
-                    let chains =
-                        [vec![], o.rectified(c, c, 1, 1), o.rectified(c, c, 3, 1), pool];
+                    let chains = [vec![], o.rectified(c, c, 1, 1), o.rectified(c, c, 3, 1), pool];
                     for (op, chain) in chains.into_iter().enumerate() {
                         let weight = Weight::Shared(edge * OPERATIONS + op + 1);
                         terms.push(term(source, chain, weight));
@@ -146,8 +145,7 @@ fn resnet(mut c: usize, image: usize) -> tetlo_kernels::Result<Net> {
             let from = c;
             c *= if reduce { 2 } else { 1 };
             let stride = if reduce { 2 } else { 1 };
-            let shortcut =
-                if reduce { o.rectified(from, c, 1, 2) } else { vec![Primitive::Relu] };
+            let shortcut = if reduce { o.rectified(from, c, 1, 2) } else { vec![Primitive::Relu] };
             let residual = o.residual(from, c, stride);
             state = b.state(vec![one(state, residual), one(state, shortcut)])?;
         }
@@ -262,11 +260,8 @@ fn main() -> Result<()> {
     }?;
     let (device, mut r) = (&Device::Cpu, random(1));
     let mut random = |n: usize, scale: f32| (0..n).map(|_| scale * r()).collect::<Vec<f32>>();
-    let head = Tensor::from_vec(
-        random(net.features * CLASSES, 0.15),
-        (net.features, CLASSES),
-        device,
-    )?;
+    let head =
+        Tensor::from_vec(random(net.features * CLASSES, 0.15), (net.features, CLASSES), device)?;
     let mut weights = Var::from_vec(random(net.weights, 0.15), net.weights, device)?;
     let ops: Vec<f32> = random(net.ops, 0.01).iter().map(|r| 0.2 + r).collect();
     let ops = Var::from_vec(ops, net.ops, device)?;

@@ -8,10 +8,11 @@
 use super::exec::{Pass, Shared, Wanted};
 use super::forward::GROUP;
 use super::norm::Sums;
-use super::{Bundle, Coefficients, Conv, Pooled, State};
+use super::{Bundle, Coefficients, Conv, Pooled, State, TILES};
 use crate::graph::{Export, Weight};
 use crate::primitives::{
-    Depthwise, DepthwiseWeight, Dots, Lazy, Mask, Mix, MixWeight, PoolBack, Rectify,
+    Depthwise, DepthwiseWeight, Dots, Lazy, Mask, Mix, MixWeight, PoolBack, Rectify, Winograd,
+    WinogradWeight,
 };
 
 /// A chunk of partial weight gradients, and whether an image before this one has written to it.
@@ -541,6 +542,10 @@ impl Pass<'_> {
         let dz = self.gradient_tile(thread, g_out);
         self.lazy(conv, image, incoming, (dz, g_out.row, g_out.block));
         let (blocks_in, blocks_out) = (conv.lanes_in.len(), conv.lanes_out.len());
+        if conv.winograd {
+            self.winograd_back(thread, conv, dz, out, partial);
+            return;
+        }
         if let Some(p) = partial {
             let tile = self.tile(thread, g_in);
             for (t, tap) in conv.taps.iter().enumerate() {
@@ -588,5 +593,59 @@ impl Pass<'_> {
                 add,
             });
         }
+    }
+
+    /// The same from the gradient `dz` of the raw output, in the gradient tile.
+    unsafe fn winograd_back(
+        &self,
+        thread: usize,
+        conv: &Conv,
+        dz: *const f32,
+        out: Option<(*mut f32, bool)>,
+        partial: Option<Partial>,
+    ) {
+        let g_in = &self.plan.geometries[conv.geometry_in];
+        let g_out = &self.plan.geometries[conv.geometry_out];
+        let (blocks_in, blocks_out) = (conv.lanes_in.len(), conv.lanes_out.len());
+        let scratch = self.scratch(thread, self.plan.scratch.winograd);
+        if let Some(p) = partial {
+            (self.kernels.winograd_weight)(&WinogradWeight {
+                dw: self.partial(p.chunk, conv.partial + conv.partial_mix),
+                g: dz,
+                g_row: g_out.row,
+                g_block: g_out.block,
+                x: self.tile(thread, g_in),
+                x_row: g_in.row,
+                x_block: g_in.block,
+                rows: g_out.height,
+                cols: g_out.width,
+                blocks_out,
+                blocks_in,
+                lanes: conv.lanes_out.as_ptr(),
+                scratch,
+                band: TILES,
+                add: p.add,
+            });
+        }
+        let Some((out, add)) = out else { return };
+        (self.kernels.winograd)(&Winograd {
+            out,
+            out_row: g_in.width * 16,
+            out_block: g_in.height * g_in.width * 16,
+            x: dz,
+            x_row: g_out.row,
+            x_block: g_out.block,
+            rows: g_in.height,
+            cols: g_in.width,
+            blocks_in: blocks_out,
+            blocks_out: blocks_in,
+            lanes: conv.lanes_out.as_ptr(),
+            w: self.packed(conv.packed_back),
+            scratch,
+            band: TILES,
+            stats: std::ptr::null_mut(),
+            ahead: 0,
+            add,
+        });
     }
 }

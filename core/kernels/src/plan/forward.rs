@@ -6,9 +6,9 @@
 )]
 
 use super::exec::{Pass, Shared};
-use super::{Bundle, Conv, State};
+use super::{Bundle, Conv, State, TILES};
 use crate::graph::Export;
-use crate::primitives::{Depthwise, Fill, Mix, Pool, Scaled, Sum};
+use crate::primitives::{Depthwise, Fill, Mix, Pool, Scaled, Sum, Winograd};
 
 /// Floats ahead of a write that its cache line is fetched.
 const AHEAD: usize = 4096;
@@ -165,6 +165,28 @@ impl Pass<'_> {
         let stats = self.statistics_of(&self.plan.norms[conv.norm], image);
         let (z, plane) = (self.raw(&conv.raw, image), g_out.height * g_out.width * 16);
         let tile = self.tile(thread, g_in);
+        if conv.winograd {
+            (self.kernels.winograd)(&Winograd {
+                out: z,
+                out_row: g_out.width * 16,
+                out_block: plane,
+                x: tile,
+                x_row: g_in.row,
+                x_block: g_in.block,
+                rows: g_out.height,
+                cols: g_out.width,
+                blocks_in: conv.lanes_in.len(),
+                blocks_out: conv.lanes_out.len(),
+                lanes: conv.lanes_in.as_ptr(),
+                w: self.packed(conv.packed),
+                scratch: self.scratch(thread, self.plan.scratch.winograd),
+                band: TILES,
+                stats,
+                ahead: AHEAD,
+                add: false,
+            });
+            return;
+        }
         let mix = Mix {
             out: z,
             out_step: 16,
