@@ -7,6 +7,7 @@
 
 mod backward;
 mod compile;
+mod convolution_back;
 mod exec;
 mod forward;
 mod norm;
@@ -21,6 +22,10 @@ pub(crate) use exec::{Buffers, Inputs, Recorded, Targets, same_bits};
 /// depend on the number of threads.
 const CHUNKS: usize = 4;
 const EPS: f64 = 1e-5;
+/// Pixels times input blocks that are mixed while they are in the first cache level; with many blocks
+/// the second must do, because sums over few pixels have little work for each load and store.
+const BAND: usize = 256;
+const LEAST_BAND: usize = 64;
 /// Tiles that go through Winograd's transform together: at 16 channels they fill the first cache
 /// level.
 const TILES: usize = 16;
@@ -203,6 +208,17 @@ impl Conv {
     /// Planes of weights of the channel mix.
     fn planes(&self) -> usize {
         if self.winograd { ELEMENTS } else { self.taps.len() }
+    }
+
+    /// Output pixels read the input at the same place and nothing else.
+    fn is_pointwise(&self) -> bool {
+        self.depthwise.is_none() && self.stride == 1 && self.taps.len() == 1
+    }
+
+    /// Rows of `geometry` that are mixed while they are in the cache.
+    fn band(&self, geometry: &Geometry) -> usize {
+        let pixels = (BAND / self.lanes_in.len()).max(LEAST_BAND);
+        (pixels / geometry.width).clamp(1, geometry.height)
     }
 }
 
