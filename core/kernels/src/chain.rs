@@ -75,6 +75,21 @@ impl Conv {
 }
 
 impl Stage {
+    /// Whether Winograd's transform pays: enough channels and tiles to make up for it.
+    pub(crate) fn winograd(&self) -> bool {
+        let (ci, h, w) = self.input;
+        matches!(self.conv, Conv::Dense { kernel: 3, stride: 1, .. })
+            && ci.min(self.output.0) >= 12
+            && h.min(w) >= 6
+    }
+
+    /// How far beyond a pixel of the image its reads go. Winograd's tiles are two pixels wide, so the
+    /// last one of an odd size reads a pixel more.
+    pub(crate) fn reach(&self) -> usize {
+        let odd = self.input.1 % 2 + self.input.2 % 2 > 0;
+        self.conv.reach() + usize::from(self.winograd() && odd)
+    }
+
     /// The weights it uses, as (offset, length).
     pub(crate) fn weights(&self) -> Vec<(usize, usize)> {
         let (ci, co) = (self.input.0, self.output.0);

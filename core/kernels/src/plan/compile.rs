@@ -4,13 +4,13 @@ use std::collections::HashMap;
 
 use super::{
     Bundle, Coefficients, Conv, Depthwise, Geometry, MixWeights, Norm, Parity, Plan, Pooled, Pools,
-    Raw, Run, Scratch, Sizes, State, Term,
+    Raw, Run, Scratch, Sizes, State, TILES, Term,
 };
 use crate::chain;
 use crate::chain::{Chain, Stage, out_size};
 use crate::graph::{Graph, Weight};
 use crate::graph::{StateId, Term as GraphTerm};
-use crate::primitives::Tap;
+use crate::primitives::{ELEMENTS, Tap, room};
 
 struct Compiler {
     plan: Plan,
@@ -30,7 +30,7 @@ pub(super) fn compile(graph: &Graph, max_batch: usize) -> Plan {
     let mut c = Compiler {
         plan: Plan {
             max_batch,
-            pad: stages().map(|s| s.conv.reach()).max().unwrap_or(0),
+            pad: stages().map(Stage::reach).max().unwrap_or(0),
             states: Vec::new(),
             convs: Vec::new(),
             norms: Vec::new(),
@@ -336,7 +336,9 @@ impl Compiler {
             Some(_) => Vec::new(),
             None => parities(&offsets, stride, (h, w), go.row, at_tap),
         };
-        let packed = blocks_in * blocks_out * 256 * offsets.len();
+        let winograd = stage.winograd();
+        let planes = if winograd { ELEMENTS } else { offsets.len() };
+        let packed = blocks_in * blocks_out * 256 * planes;
         let floats = blocks_out * ho * wo * 16;
         let kept = self.activations(floats);
         if position == self.passing.len() {
@@ -354,6 +356,7 @@ impl Compiler {
             stride,
             taps: taps(&offsets, gi.row, at_tap),
             parities,
+            winograd,
             weights,
             inputs,
             outputs,
@@ -408,7 +411,7 @@ impl Compiler {
                 let conv = &mut self.plan.convs[*conv];
                 conv.partial = at;
                 at += conv.partial_mix
-                    + conv.taps.len() * conv.lanes_in.len() * conv.lanes_out.len() * 256;
+                    + conv.planes() * conv.lanes_in.len() * conv.lanes_out.len() * 256;
             }
             if at == 0 {
                 break;
@@ -431,18 +434,22 @@ impl Compiler {
         for s in &self.plan.states {
             dense = dense.max(s.floats);
         }
-        let mut inner = 0;
+        let (mut inner, mut winograd) = (0, 0);
         for c in &self.plan.convs {
             let pixels = |g: usize| self.plan.geometries[g].height * self.plan.geometries[g].width;
             let (before, after) = (pixels(c.geometry_in), pixels(c.geometry_out));
             dense = dense.max(c.lanes_in.len() * 16 * before.max(after)).max(c.raw.floats);
             inner = inner.max(c.raw.floats);
+            if c.winograd {
+                winograd = winograd.max(room(c.lanes_in.len(), c.lanes_out.len(), TILES));
+            }
         }
         self.plan.scratch = Scratch {
             depthwise: take(dense),
             lazy: take(dense),
             inner: take(dense),
             input: take(dense),
+            winograd: take(winograd),
         };
         self.plan.sizes.scratch = at.next_multiple_of(1024);
         let bundles = self.plan.states.iter().flat_map(|s| &s.bundles);
