@@ -44,6 +44,13 @@ pub enum Error {
         /// Its number.
         state: usize,
     },
+    /// A linear export that does not read a pooled export before it.
+    LinearInput {
+        /// Its number.
+        export: usize,
+        /// What it reads.
+        of: usize,
+    },
     /// The plan does not fit into memory.
     Memory {
         /// How much was asked for.
@@ -72,6 +79,10 @@ impl fmt::Display for Error {
             Self::UnknownState { state } => {
                 write!(f, "state {state} does not belong to this graph")
             }
+            Self::LinearInput { export, of } => write!(
+                f,
+                "export {export} is linear and must read a pooled export before it, not export {of}"
+            ),
             Self::Memory { bytes } => write!(f, "cannot allocate {bytes} bytes for a plan"),
         }
     }

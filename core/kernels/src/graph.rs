@@ -149,16 +149,30 @@ pub enum Export {
         /// Rectify.
         relu: bool,
     },
+    /// `x W^T + b` of a pooled export: `[images, out]`. A classifier inside the network keeps its
+    /// weights' gradient in the one flat gradient.
+    Linear {
+        /// A [`Export::Pooled`] before this one.
+        of: ExportId,
+        /// Number of outputs.
+        out: usize,
+        /// Offset of `[out, channels]`.
+        weight: usize,
+        /// Offset of `[out]`.
+        bias: usize,
+    },
 }
 
 impl Export {
+    /// The states it reads; none if it reads another export.
     pub(crate) fn states(&self) -> &[StateId] {
-        let (Self::Pooled { states, .. } | Self::Map { states, .. }) = self;
-        states
+        match self {
+            Self::Pooled { states, .. } | Self::Map { states, .. } => states,
+            Self::Linear { .. } => &[],
+        }
     }
     pub(crate) fn relu(&self) -> bool {
-        let (Self::Pooled { relu, .. } | Self::Map { relu, .. }) = self;
-        *relu
+        matches!(self, Self::Pooled { relu: true, .. } | Self::Map { relu: true, .. })
     }
 }
 
@@ -273,15 +287,33 @@ impl GraphBuilder {
         if self.exports.is_empty() {
             return Err(Error::Empty { what: "a graph needs an export" });
         }
-        for export in &self.exports {
-            self.concatenated(export.states(), "an export needs a state")?;
-        }
         let (mut weights, mut statistics) = (0, 0);
+        for (index, export) in self.exports.iter().enumerate() {
+            if let Export::Linear { of, out, weight, bias } = export {
+                let channels = self.linear_input(index, *of)?;
+                if *out == 0 {
+                    return Err(Error::ZeroSize);
+                }
+                weights = weights.max(weight + out * channels).max(bias + out);
+            } else {
+                self.concatenated(export.states(), "an export needs a state")?;
+            }
+        }
         for (_, chain) in self.states.iter().flat_map(|s| &s.terms) {
             weights = weights.max(chain.weights_end());
             statistics = statistics.max(chain.statistics_end());
         }
         Ok(Graph { states: self.states, exports: self.exports, weights, statistics })
+    }
+
+    /// Channels of the pooled export that the linear export `index` reads.
+    fn linear_input(&self, index: usize, of: ExportId) -> Result<usize> {
+        match self.exports[..index].get(of.0) {
+            Some(Export::Pooled { states, .. }) => {
+                Ok(self.concatenated(states, "an export needs a state")?.0)
+            }
+            _ => Err(Error::LinearInput { export: index, of: of.0 }),
+        }
     }
 
     fn concatenated(&self, states: &[StateId], empty: &'static str) -> Result<Shape> {
@@ -342,10 +374,13 @@ impl Graph {
     /// Shape of an export for this many images.
     pub fn export_shape(&self, export: &Export, images: usize) -> Vec<usize> {
         let channels = export.states().iter().map(|s| self.shape(*s).0).sum();
-        let (_, h, w) = self.shape(export.states()[0]);
         match export {
             Export::Pooled { .. } => vec![images, channels],
-            Export::Map { .. } => vec![images, channels, h, w],
+            Export::Map { states, .. } => {
+                let (_, h, w) = self.shape(states[0]);
+                vec![images, channels, h, w]
+            }
+            Export::Linear { out, .. } => vec![images, *out],
         }
     }
 

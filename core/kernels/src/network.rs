@@ -304,7 +304,7 @@ impl Op {
         (slot.pass, slot.owner) = (0, Weak::new());
         let mut go = |running: Option<&[f32]>| {
             let inputs = Inputs { images, weights, ops, running, batch, keep: self.keep };
-            slot.buffers.forward(&slot.plan, self.inner.kernels, inputs, graph.exports(), &mut out)
+            slot.buffers.forward(&slot.plan, self.inner.kernels, inputs, &mut out)
         };
         match &self.running {
             None => go(None)?,
@@ -372,7 +372,6 @@ impl CustomOp3 for Op {
         if gradient.track_op() {
             bail!("a compiled network has no second derivatives");
         }
-        let graph = &self.inner.graph;
         let mut memory = self.inner.lock();
         count(&COUNTERS.backwards);
         if !memory.slots.iter().any(|slot| slot.pass == self.pass) {
@@ -388,14 +387,7 @@ impl CustomOp3 for Op {
             let targets =
                 Targets { weights: of_weights.as_deref_mut(), ops: of_ops.as_deref_mut() };
             let (plan, buffers) = (&slot.plan, &mut slot.buffers);
-            Ok(buffers.backward(
-                plan,
-                self.inner.kernels,
-                recorded,
-                graph.exports(),
-                gradient,
-                targets,
-            )?)
+            Ok(buffers.backward(plan, self.inner.kernels, recorded, gradient, targets)?)
         })?;
         self.differentiated.store(true, Relaxed);
         let tensor = |values: Option<Vec<f32>>, like: &Tensor| {

@@ -1,7 +1,6 @@
 //! The auxiliary head of derived networks (deep supervision during retraining).
 
 use super::lower::{Shape, push_affine, push_statistics};
-use super::model::linear;
 use crate::layout::{Init, Layout};
 use crate::{Error, Result};
 use candle_core::Tensor;
@@ -131,4 +130,9 @@ fn batch_norm(x: &Tensor, gamma: &Tensor, beta: &Tensor) -> Result<(Tensor, Tens
     let unbiased = (variance.detach() * unbias)?;
     let statistics = Tensor::cat(&[mean.detach().flatten_all()?, unbiased.flatten_all()?], 0)?;
     Ok((y, statistics))
+}
+
+/// x·Wᵀ + b.
+fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    Ok(x.matmul(&weight.t()?)?.broadcast_add(bias)?)
 }

@@ -23,8 +23,6 @@ pub struct KernelNetwork {
     architecture: Layout,
     relaxation: Option<Arc<dyn Relaxation>>,
     auxiliary: Option<AuxiliaryHead>,
-    /// Names of the classifier's weight and bias.
-    classifier: (String, String),
     /// Terms that drop-path may drop.
     droppable: usize,
     multiply_adds: u64,
@@ -76,15 +74,15 @@ impl KernelNetwork {
 
     pub(super) fn finish(mut builder: NetworkBuilder, top: Top<'_>) -> Result<Self> {
         let width = builder.joint_shape(&top.features).0;
-        builder.graph.export(Export::Pooled { states: top.features, relu: top.relu });
+        let of = builder.graph.export(Export::Pooled { states: top.features, relu: top.relu });
+        let (init, name, out) = (Init::fan_in(width), top.classifier, top.classes);
+        let weight = builder.weights.push(format!("{name}.weight"), &[out, width], init);
+        let bias = builder.weights.push(format!("{name}.bias"), &[out], init);
+        builder.graph.export(Export::Linear { of, out, weight, bias });
         let auxiliary = top.auxiliary.map(|(head, states)| {
             builder.graph.export(Export::Map { states, relu: true });
             head
         });
-        let classifier = (format!("{}.weight", top.classifier), format!("{}.bias", top.classifier));
-        let init = Init::fan_in(width);
-        builder.weights.push(&classifier.0, &[top.classes, width], init);
-        builder.weights.push(&classifier.1, &[top.classes], init);
         builder.multiply_adds += (width * top.classes) as u64;
         Ok(Self {
             kernels: tetlo_kernels::Network::new(builder.graph.finish()?),
@@ -93,7 +91,6 @@ impl KernelNetwork {
             architecture: top.architecture,
             relaxation: top.relaxation,
             auxiliary,
-            classifier,
             droppable: top.droppable,
             multiply_adds: builder.multiply_adds,
         })
@@ -183,14 +180,11 @@ impl Network for KernelNetwork {
             }
         };
         let outputs = self.kernels.forward(images, weights, &ops, mode)?;
-        let embedding = outputs.exports[0].clone();
-        let matrix = self.weights.view(weights, &self.classifier.0)?;
-        let bias = self.weights.view(weights, &self.classifier.1)?;
-        let logits = linear(&embedding, &matrix, &bias)?;
+        let (embedding, logits) = (outputs.exports[0].clone(), outputs.exports[1].clone());
         let mut statistics = outputs.statistics;
         let mut auxiliary_logits = None;
         if let (Some(head), Statistics::Batch) = (&self.auxiliary, pass.statistics) {
-            let (scores, batch) = head.forward(&self.weights, weights, &outputs.exports[1])?;
+            let (scores, batch) = head.forward(&self.weights, weights, &outputs.exports[2])?;
             auxiliary_logits = Some(scores);
             statistics = match statistics {
                 Some(own) => Some(Tensor::cat(&[&own, &batch], 0)?),
@@ -201,11 +195,6 @@ impl Network for KernelNetwork {
             .with_statistics(statistics)
             .with_auxiliary_logits(auxiliary_logits))
     }
-}
-
-/// x·Wᵀ + b.
-pub(super) fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
-    Ok(x.matmul(&weight.t()?)?.broadcast_add(bias)?)
 }
 
 /// Draws initial weights, running statistics and architecture parameters of a network.

@@ -10,13 +10,12 @@ use super::exec::{Pass, Shared, Wanted};
 use super::forward::GROUP;
 use super::norm::Sums;
 use super::{Bundle, Conv, Pooled, State, Term};
-use crate::graph::{Export, Weight};
+use crate::graph::Weight;
 use crate::primitives::{Dots, Mask, PoolBack, Rectify};
 
 impl Pass<'_> {
     pub(super) unsafe fn backward(
         &self,
-        exports: &[Export],
         gradient: &[f32],
         wanted: Wanted,
         weights: Shared<f32>,
@@ -30,7 +29,7 @@ impl Pass<'_> {
                 let dx = self.activation(state.dx + image * state.floats);
                 std::ptr::write_bytes(dx, 0, state.floats);
             }
-            self.export_gradients(exports, gradient, image);
+            self.export_gradients(gradient, image);
         });
         for state in states[1..].iter().rev().filter(|s| needed(s)) {
             self.pool_coefficients(state);
@@ -86,34 +85,6 @@ impl Pass<'_> {
                 f(thread, image, Some(Partial { chunk, add: image > first }));
             }
         });
-    }
-
-    unsafe fn export_gradients(&self, exports: &[Export], gradient: &[f32], image: usize) {
-        let mut at = 0;
-        for export in exports {
-            let states = || export.states().iter().map(|s| &self.plan.states[s.0]);
-            let channels: usize = states().map(|s| s.channels).sum();
-            let pixels = states().next().map_or(0, State::pixels);
-            let pooled = matches!(export, Export::Pooled { .. });
-            let each = channels * if pooled { 1 } else { pixels };
-            let mut g = &gradient[at + image * each..at + (image + 1) * each];
-            for s in states() {
-                for c in 0..s.channels {
-                    let place = image * s.floats + c / 16 * pixels * 16 + c % 16;
-                    let (x, dx) = (self.activation(s.x + place), self.activation(s.dx + place));
-                    let pass = |p: usize| !export.relu() || *x.add(p * 16) > 0.0;
-                    let used = if pooled { 1 } else { pixels };
-                    for p in 0..pixels {
-                        let value = if pooled { g[0] / pixels as f32 } else { g[p] };
-                        if pass(p) {
-                            *dx.add(p * 16) += value;
-                        }
-                    }
-                    g = &g[used..];
-                }
-            }
-            at += self.inputs.batch * each;
-        }
     }
 
     /// Gradients from later states through pools, identities and rectifiers; those states are

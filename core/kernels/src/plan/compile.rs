@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use super::{
-    Bundle, Coefficients, Conv, Depthwise, Geometry, MixWeights, Norm, Parity, Plan, Pooled, Pools,
-    Raw, Run, Scratch, Sizes, State, TILES, Term,
+    Bundle, Coefficients, Conv, Depthwise, Geometry, MixWeights, Norm, Output, Parity, Plan,
+    Pooled, Pools, Raw, Run, Scratch, Sizes, State, TILES, Term,
 };
 use crate::chain;
 use crate::chain::{Chain, Stage, out_size};
@@ -35,6 +35,7 @@ pub(super) fn compile(graph: &Graph, max_batch: usize) -> Plan {
             convs: Vec::new(),
             norms: Vec::new(),
             geometries: Vec::new(),
+            outputs: Output::all(graph),
             shared_weights: overlapping(graph),
             inner_gradients: Vec::new(),
             inner_floats: 0,

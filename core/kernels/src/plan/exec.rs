@@ -9,7 +9,6 @@ use super::{CHUNKS, Conv, Geometry, Plan, Raw};
 use crate::arena::Arena;
 use crate::counters::{COUNTERS, count};
 use crate::error::Result;
-use crate::graph::Export;
 use crate::primitives::{Fill, Kernels};
 use crate::threads::Workers;
 
@@ -27,6 +26,9 @@ pub(crate) struct Buffers {
     ops: Vec<f32>,
     op_gradient: Vec<f64>,
     statistics: Vec<f32>,
+    /// Inputs of linear exports in the last pass, and the gradients of all exports.
+    linear_inputs: Vec<f32>,
+    gradient: Vec<f32>,
 }
 
 /// Which gradients a backward pass has to give.
@@ -118,6 +120,8 @@ impl Buffers {
             ops: Vec::new(),
             op_gradient: Vec::new(),
             statistics: vec![0.0; statistics],
+            linear_inputs: Vec::new(),
+            gradient: Vec::new(),
         })
     }
 
@@ -127,7 +131,6 @@ impl Buffers {
         plan: &Plan,
         kernels: &'static Kernels,
         inputs: Inputs<'_>,
-        exports: &[Export],
         out: &mut [f32],
     ) -> Result<()> {
         let workers = Workers::acquire();
@@ -147,7 +150,10 @@ impl Buffers {
             if pack {
                 pass.pack_weights();
             }
-            pass.forward(exports, Shared::new(out), statistics);
+            pass.forward(Shared::new(out), statistics);
+        }
+        if inputs.keep {
+            plan.keep_inputs(inputs.batch, out, &mut self.linear_inputs);
         }
         let n = self.statistics.len();
         if inputs.running.is_none() {
@@ -164,7 +170,6 @@ impl Buffers {
         plan: &Plan,
         kernels: &'static Kernels,
         recorded: Recorded,
-        exports: &[Export],
         gradient: &[f32],
         targets: Targets<'_>,
     ) -> Result<()> {
@@ -185,12 +190,18 @@ impl Buffers {
             keep: true,
         };
         let pass = Pass { plan, kernels, workers: &workers, inputs, arenas };
+        self.gradient.clear();
+        self.gradient.extend_from_slice(gradient);
         let mut nothing = [];
         let weights = Shared::new(weights.unwrap_or(&mut nothing));
         let op_gradient = Shared::new(&mut self.op_gradient);
         // SAFETY: the arenas belong to this plan and hold its last forward pass; nobody else uses
         // them now.
-        unsafe { pass.backward(exports, gradient, wanted, weights, op_gradient) };
+        unsafe {
+            let target = wanted.weights.then_some(weights);
+            pass.linear_gradients(&self.linear_inputs, &mut self.gradient, target);
+            pass.backward(&self.gradient, wanted, weights, op_gradient);
+        }
         if let Some(ops) = ops {
             for (out, g) in ops.iter_mut().zip(&self.op_gradient) {
                 *out = *g as f32;

@@ -7,7 +7,6 @@
 
 use super::exec::{Pass, Shared};
 use super::{Bundle, Conv, State, TILES};
-use crate::graph::Export;
 use crate::primitives::{Depthwise, Fill, Mix, Pool, Scaled, Sum, Winograd};
 
 /// Floats ahead of a write that its cache line is fetched.
@@ -16,12 +15,7 @@ const AHEAD: usize = 4096;
 pub(super) const GROUP: usize = 8;
 
 impl Pass<'_> {
-    pub(super) unsafe fn forward(
-        &self,
-        exports: &[Export],
-        out: Shared<f32>,
-        statistics: Shared<f32>,
-    ) {
+    pub(super) unsafe fn forward(&self, out: Shared<f32>, statistics: Shared<f32>) {
         let states = &self.plan.states;
         self.images(&|_, image| {
             self.load_images(&states[0], image);
@@ -53,10 +47,7 @@ impl Pass<'_> {
                 self.derived(state, image);
             });
         }
-        let mut at = 0;
-        for export in exports {
-            at += self.export(export, out, at);
-        }
+        self.export(out);
     }
 
     unsafe fn load_images(&self, state: &State, image: usize) {
@@ -315,41 +306,5 @@ impl Pass<'_> {
             });
             self.sum(x.add(b * plane), state.pixels(), bias, add, planes);
         }
-    }
-
-    /// Writes an export from `out[at]` on; gives its length.
-    unsafe fn export(&self, export: &Export, out: Shared<f32>, at: usize) -> usize {
-        let states: Vec<&State> = export.states().iter().map(|s| &self.plan.states[s.0]).collect();
-        let channels: usize = states.iter().map(|s| s.channels).sum();
-        let (pixels, relu) = (states[0].pixels(), export.relu());
-        let floor = if relu { 0.0 } else { f32::NEG_INFINITY };
-        let pooled = matches!(export, Export::Pooled { .. });
-        let each = channels * if pooled { 1 } else { pixels };
-        self.images(&|_, image| {
-            let mut to = out.at(at + image * each);
-            for s in &states {
-                for c in 0..s.channels {
-                    let x = self
-                        .activation(s.x + image * s.floats + c / 16 * pixels * 16 + c % 16)
-                        .cast_const();
-                    // Not `max`: NaN must pass.
-                    let value = |p: usize| {
-                        let v = *x.add(p * 16);
-                        if v < floor { floor } else { v }
-                    };
-                    if pooled {
-                        let sum: f64 = (0..pixels).map(|p| f64::from(value(p))).sum();
-                        *to = (sum / pixels as f64) as f32;
-                        to = to.add(1);
-                    } else {
-                        for p in 0..pixels {
-                            *to.add(p) = value(p);
-                        }
-                        to = to.add(pixels);
-                    }
-                }
-            }
-        });
-        self.inputs.batch * each
     }
 }

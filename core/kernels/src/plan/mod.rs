@@ -9,6 +9,7 @@ mod backward;
 mod compile;
 mod convolution_back;
 mod exec;
+mod export;
 mod forward;
 mod norm;
 mod pack;
@@ -17,6 +18,7 @@ use crate::chain;
 use crate::graph::{Graph, Weight};
 use crate::primitives::{ELEMENTS, Tap};
 pub(crate) use exec::{Buffers, Inputs, Recorded, Targets, same_bits};
+use export::Output;
 
 /// Weight gradients are summed over this many fixed parts of the batch, so that results do not
 /// depend on the number of threads.
@@ -43,6 +45,7 @@ pub struct Plan {
     convs: Vec<Conv>,
     norms: Vec<Norm>,
     geometries: Vec<Geometry>,
+    outputs: Vec<Output>,
     /// Two parameters of the graph overlap: gradients must be added one after the other.
     shared_weights: bool,
     /// Intermediate gradients of a bundle's chains: places, and floats of an image (of the largest

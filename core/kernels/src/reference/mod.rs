@@ -285,8 +285,58 @@ pub fn forward<T: Real>(graph: &Graph, inputs: &Inputs<'_, T>) -> Forward<T> {
         }
         states.push(sum);
     }
-    let exports = graph.exports().iter().map(|e| export(e, &states)).collect();
+    let mut exports: Vec<Vec<T>> = Vec::new();
+    for e in graph.exports() {
+        let values = match e {
+            Export::Linear { of, out, weight, bias } => {
+                linear(inputs, &exports[of.index()], *out, *weight, *bias)
+            }
+            _ => export(e, &states),
+        };
+        exports.push(values);
+    }
     Forward { states, exports, statistics }
+}
+
+fn linear<T: Real>(
+    inputs: &Inputs<'_, T>,
+    x: &[T],
+    out: usize,
+    weight: usize,
+    bias: usize,
+) -> Vec<T> {
+    let channels = x.len() / inputs.batch;
+    let mut values = Vec::with_capacity(inputs.batch * out);
+    for x in x.chunks(channels) {
+        for o in 0..out {
+            let row = &inputs.weights[weight + o * channels..][..channels];
+            let products = row.iter().zip(x).map(|(w, x)| *w * *x);
+            values.push(products.fold(inputs.weights[bias + o], |a, b| a + b));
+        }
+    }
+    values
+}
+
+/// Adds the gradient of a linear export to those of its weights and of its input.
+fn linear_back<T: Real>(
+    inputs: &Inputs<'_, T>,
+    (x, dx): (&[T], &mut [T]),
+    g: &[T],
+    (weight, bias): (usize, usize),
+    weights: &mut [T],
+) {
+    let (channels, out) = (x.len() / inputs.batch, g.len() / inputs.batch);
+    for image in 0..inputs.batch {
+        for o in 0..out {
+            let g = g[image * out + o];
+            weights[bias + o] += g;
+            for c in 0..channels {
+                let (at, row) = (image * channels + c, weight + o * channels + c);
+                weights[row] += g * x[at];
+                dx[at] += g * inputs.weights[row];
+            }
+        }
+    }
 }
 
 fn export<T: Real>(export: &Export, states: &[Images<T>]) -> Vec<T> {
@@ -296,7 +346,7 @@ fn export<T: Real>(export: &Export, states: &[Images<T>]) -> Vec<T> {
         map = map.map(relu);
     }
     match export {
-        Export::Map { .. } => map.data,
+        Export::Map { .. } | Export::Linear { .. } => map.data,
         Export::Pooled { .. } => {
             let pixels = map.shape.2 * map.shape.3;
             let mean = |plane: &[T]| {
@@ -319,7 +369,15 @@ pub fn backward<T: Real>(
     let mut ops = vec![T::default(); inputs.ops.len()];
     let states = &forward.states;
     let mut gradients: Vec<_> = states.iter().map(|s| Images::zeros(s.shape)).collect();
-    for (export, g) in graph.exports().iter().zip(exports) {
+    let mut exports = exports.to_vec();
+    for (index, export) in graph.exports().iter().enumerate().rev() {
+        let (earlier, rest) = exports.split_at_mut(index);
+        let g = &rest[0];
+        if let Export::Linear { of, weight, bias, .. } = export {
+            let input = (&*forward.exports[of.index()], &mut *earlier[of.index()]);
+            linear_back(inputs, input, g, (*weight, *bias), &mut weights);
+            continue;
+        }
         let parts: Vec<_> = export.states().iter().map(|id| &states[id.index()]).collect();
         let map = Images::concatenate(&parts);
         let pixels = map.shape.2 * map.shape.3;
@@ -327,7 +385,7 @@ pub fn backward<T: Real>(
         for (i, d) in spread.data.iter_mut().enumerate() {
             let pass = !export.relu() || map.data[i] > T::default();
             let value = match export {
-                Export::Map { .. } => g[i],
+                Export::Map { .. } | Export::Linear { .. } => g[i],
                 Export::Pooled { .. } => g[i / pixels] / T::from_f64(pixels as f64),
             };
             *d = if pass { value } else { T::default() };

@@ -195,7 +195,10 @@ pub fn random_graph(r: &mut Random, batch: usize) -> (Graph, usize, Places) {
     }
     let relu = r.below(2) == 0;
     let last = states[states.len() - 1];
-    b.export(Export::Pooled { states: vec![last], relu });
+    let pooled = b.export(Export::Pooled { states: vec![last], relu });
+    let (channels, out) = (b.shape(last).0, 1 + r.below(5));
+    let (weight, bias) = (p.weights(out * channels), p.weights(out));
+    b.export(Export::Linear { of: pooled, out, weight, bias });
     let any = r.pick(&states);
     b.export(Export::Map { states: vec![any, any], relu: !relu });
     (b.finish().unwrap(), ops, p)
