@@ -293,3 +293,19 @@ fn what_does_not_fit_is_a_config_error() {
         }
     }
 }
+
+/// `network eval` shows the supernet that the method searches: without `none`, α has four columns.
+#[test]
+fn networks_are_those_of_the_method() {
+    let directory = tempfile::tempdir().expect("a folder");
+    let here = directory.path();
+    let text = config(4, 1) + "transforms = [{ plugin = \"exclude-operations\" }]\n";
+    std::fs::write(here.join("c.toml"), text).expect("written");
+    for (method, columns) in [("darts-1st", 5), ("darts-2nd", 4)] {
+        let arguments =
+            ["network", "eval", "c.toml", "--method", method, "--init", "w.safetensors"];
+        tetlo_in(here, &arguments).code(0);
+        let drawn = safetensors(&here.join("w.safetensors"));
+        assert_eq!(drawn["arch_parameters"].dims(), [6, columns], "{method}");
+    }
+}

@@ -59,6 +59,18 @@ fn needed<T: registry::Kind + ?Sized>(
     reference.ok_or_else(|| missing(config, key))?.build()
 }
 
+/// The space as the supernet of a method sees it.
+///
+/// # Errors
+/// A transform does not fit the space.
+pub fn transformed(config: &MethodConfig, mut space: SpaceSpec) -> Result<SpaceSpec> {
+    for transform in &config.transforms {
+        let transform: Box<dyn SupernetTransform> = transform.build()?;
+        space = transform.transform(space)?.validated()?;
+    }
+    Ok(space)
+}
+
 impl Method {
     /// Builds all plugins of a method for a space and images of a shape.
     ///
@@ -75,11 +87,7 @@ impl Method {
         let graph = optimizer.graph()?.validated()?;
         let estimator =
             registry::build::<dyn Hypergradient>(&graph.estimator, &graph.estimator_options)?;
-        let mut space = space;
-        for transform in &config.transforms {
-            let transform: Box<dyn SupernetTransform> = transform.build()?;
-            space = transform.transform(space)?.validated()?;
-        }
+        let space = transformed(config, space)?;
         let relaxation: Box<dyn Relaxation> =
             needed(config, "relaxation", config.relaxation.as_ref())?;
         let transfer: Option<Box<dyn TransferLoss>> =

@@ -64,7 +64,7 @@ pub struct TrialResult {
     pub params: u64,
     /// Multiply-adds of the evaluated network for one image.
     pub macs: u64,
-    /// Skip connections of the normal cell.
+    /// Skip connections of the normal (or only) cell.
     pub skip_count: usize,
     /// Largest resident memory of the trial.
     pub peak_memory_bytes: u64,
@@ -204,7 +204,7 @@ pub struct MethodSummary {
     pub params: Option<f64>,
     /// Multiply-adds of one image.
     pub macs: Option<f64>,
-    /// Skip connections of the normal cell.
+    /// Skip connections of the normal (or only) cell.
     pub skip_count: Option<f64>,
     /// Wall-clock time of the search.
     pub search_seconds: Option<f64>,

@@ -118,14 +118,6 @@ impl Skeleton {
         }
     }
 
-    /// Name of the architecture parameter of a kind of cell, as in the authors' code.
-    pub(super) fn parameter(&self, cell: &str) -> String {
-        match self {
-            Self::TwoInputs { .. } => format!("alphas_{cell}"),
-            Self::ResidualStages { .. } => "arch_parameters".into(),
-        }
-    }
-
     /// Module of the candidate operations of the edge in row `row` of α, in the supernet.
     pub(super) fn mixed_edge(&self, i: usize, row: usize, (from, to): (usize, usize)) -> String {
         match self {

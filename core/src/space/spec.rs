@@ -107,18 +107,12 @@ impl SpaceSpec {
         self.cells.iter().find(|c| c.name == name)
     }
 
-    /// Name of the architecture parameter α of a kind of cell, as in the authors' code:
-    /// `alphas_normal` and `alphas_reduce`, or `arch_parameters` where there is one kind only.
-    pub fn parameter(&self, cell: &CellSpec) -> String {
-        self.skeleton.parameter(&cell.name)
-    }
-
     /// The architecture parameters: edges × operations for each kind of cell, 1e-3·N(0, 1).
     pub fn architecture(&self) -> Layout {
         let mut layout = Layout::new();
         for cell in &self.cells {
             let shape = [cell.edges.len(), cell.edges[0].operations.len()];
-            layout.push(self.parameter(cell), &shape, Init::Normal { std: 1e-3 });
+            layout.push(cell.alphas(), &shape, Init::Normal { std: 1e-3 });
         }
         layout
     }
@@ -149,6 +143,12 @@ impl CellSpec {
     /// Number of states: inputs and nodes.
     pub fn states(&self) -> usize {
         self.inputs + self.nodes
+    }
+
+    /// Name of its architecture parameters α, as in the authors' code: `alphas_<cell>`, or
+    /// `arch_parameters` in the family of NAS-Bench-201.
+    pub fn alphas(&self) -> String {
+        if self.inputs == 1 { "arch_parameters".into() } else { format!("alphas_{}", self.name) }
     }
 
     /// The edges into a state, in order.

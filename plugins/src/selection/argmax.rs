@@ -35,7 +35,7 @@ impl Selection for Argmax {
         let mut cells = Vec::with_capacity(space.cells.len());
         for cell in &space.cells {
             let columns = cell.edges.first().map_or(0, |e| e.operations.len());
-            let alpha = alphas.matrix(&space.parameter(cell), cell.edges.len(), columns)?;
+            let alpha = alphas.matrix(&cell.alphas(), cell.edges.len(), columns)?;
             cells.push((cell.name.clone(), select_cell(cell, alpha)));
         }
         Ok(Genotype::new(cells))

@@ -10,7 +10,7 @@ use tetlo_core::{Error, Result};
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct DartsPlusOptions {
-    /// Skip connections in the normal cell at which the search ends.
+    /// Skip connections in the normal (or only) cell at which the search ends.
     #[schemars(range(min = 1))]
     pub skips: usize,
 }
