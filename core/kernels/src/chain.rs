@@ -2,11 +2,13 @@
 
 use crate::error::{Error, Result};
 use crate::graph::{Affine, Primitive, Shape};
+use crate::maps::Map;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Chain {
     Identity { relu: bool },
     Pool { max: bool, stride: usize, norm: Option<Norm>, channels: usize },
+    Map { map: Map, norm: Option<Norm>, output: Shape },
     Convs(Vec<Stage>),
 }
 
@@ -88,10 +90,11 @@ impl Norm {
 }
 
 impl Chain {
-    pub(crate) fn parse(primitives: &[Primitive], input: Shape, inputs: usize) -> Result<Self> {
+    /// `input` is the shape of the concatenation of `inputs`.
+    pub(crate) fn parse(primitives: &[Primitive], input: Shape, inputs: &[Shape]) -> Result<Self> {
         let fail = |reason: String| Error::Chain { chain: names(primitives), reason };
         let single = |what: &str| {
-            if inputs == 1 {
+            if inputs.len() == 1 {
                 Ok(())
             } else {
                 Err(fail(format!(
@@ -108,14 +111,13 @@ impl Chain {
                     return Err(fail(format!("stride {stride}: only 1 and 2 are supported")));
                 }
                 let max = matches!(pool, Primitive::MaxPool { .. });
-                let norm = match rest {
-                    [] => None,
-                    [Primitive::BatchNorm { affine, statistics }] => {
-                        Some(Norm { affine: *affine, statistics: *statistics })
-                    }
-                    _ => return Err(fail("only a BatchNorm may follow a pool".into())),
-                };
+                let norm = only_norm(rest).ok_or_else(|| fail(format!("{ONLY_NORM} a pool")))?;
                 Ok(Self::Pool { max, stride: *stride, norm, channels: input.0 })
+            }
+            [Primitive::Map(map), rest @ ..] => {
+                let output = map.output(inputs).map_err(&fail)?;
+                let norm = only_norm(rest).ok_or_else(|| fail(format!("{ONLY_NORM} a map")))?;
+                Ok(Self::Map { map: map.clone(), norm, output })
             }
             _ => stages(primitives, input).map(Self::Convs).map_err(fail),
         }
@@ -127,6 +129,7 @@ impl Chain {
             Self::Pool { stride, .. } => {
                 (input.0, out_size(input.1, *stride), out_size(input.2, *stride))
             }
+            Self::Map { output, .. } => *output,
             Self::Convs(stages) => stages.last().map_or(input, |s| s.output),
         }
     }
@@ -136,6 +139,7 @@ impl Chain {
         match self {
             Self::Identity { .. } => vec![],
             Self::Pool { norm, channels, .. } => norm.map_or(vec![], |n| n.weights(*channels)),
+            Self::Map { norm, output, .. } => norm.map_or(vec![], |n| n.weights(output.0)),
             Self::Convs(stages) => stages.iter().flat_map(Stage::weights).collect(),
         }
     }
@@ -150,10 +154,24 @@ impl Chain {
         match self {
             Self::Identity { .. } => 0,
             Self::Pool { norm, channels, .. } => end(norm, *channels),
+            Self::Map { norm, output, .. } => end(norm, output.0),
             Self::Convs(stages) => {
                 stages.iter().map(|s| end(&s.norm, s.output.0)).max().unwrap_or(0)
             }
         }
+    }
+}
+
+const ONLY_NORM: &str = "only a BatchNorm may follow";
+
+/// What follows a primitive that only a normalisation may follow.
+fn only_norm(rest: &[Primitive]) -> Option<Option<Norm>> {
+    match rest {
+        [] => Some(None),
+        [Primitive::BatchNorm { affine, statistics }] => {
+            Some(Some(Norm { affine: *affine, statistics: *statistics }))
+        }
+        _ => None,
     }
 }
 
@@ -174,6 +192,7 @@ fn names(primitives: &[Primitive]) -> String {
         Primitive::FactorizedReduce { out, .. } => format!("FactorizedReduce to {out}"),
         Primitive::MaxPool { stride } => format!("MaxPool stride {stride}"),
         Primitive::AvgPool { stride } => format!("AvgPool stride {stride}"),
+        Primitive::Map(map) => map.name().to_owned(),
         Primitive::BatchNorm { affine: Some(_), .. } => "BatchNorm affine".to_owned(),
         Primitive::BatchNorm { .. } => "BatchNorm".to_owned(),
     };
@@ -234,7 +253,7 @@ fn convolution(
         [] => return Err("a Relu at the end must be alone".into()),
         _ => {
             return Err("expected a convolution here: the supported chains are (Relu?, Depthwise + Pointwise | \
-                        Pointwise | Dense | FactorizedReduce, BatchNorm?) repeated, (MaxPool | AvgPool, BatchNorm?), \
+                        Pointwise | Dense | FactorizedReduce, BatchNorm?) repeated, (MaxPool | AvgPool | a map, BatchNorm?), \
                         Relu alone, or nothing"
                 .into());
         }

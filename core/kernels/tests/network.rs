@@ -167,7 +167,7 @@ fn errors() {
          width, but they are 5 and 6"
     );
     let pool = Primitive::MaxPool { stride: 1 };
-    assert!(matches!(fail(vec![Primitive::Relu, pool]), Error::Chain { .. }));
+    assert!(matches!(fail(vec![Primitive::Relu, pool.clone()]), Error::Chain { .. }));
     assert!(matches!(fail(vec![pool, Primitive::Relu]), Error::Chain { .. }));
     let depthwise = Primitive::Depthwise { kernel: 3, stride: 1, dilation: 1, weight: 0 };
     assert!(fail(vec![depthwise]).to_string().contains("must be followed by a Pointwise"));

@@ -4,12 +4,14 @@
 mod build;
 mod head;
 mod lower;
+mod mixing;
 mod model;
 mod recipe;
 mod spec;
 
 pub use build::DerivedSize;
 pub use lower::{NetworkBuilder, Shape};
+pub use mixing::Mixing;
 pub use model::{KernelNetwork, initial_values};
 pub use recipe::{Recipe, Site, Step};
 pub use spec::{ArchValues, CellSpec, EdgeSpec, Grammar, Skeleton, SpaceSpec};

@@ -1,5 +1,6 @@
 //! What a search space is: data.
 
+use super::mixing::Mixing;
 use crate::genotype::{Genotype, GenotypeCell, GenotypeEdge};
 use crate::layout::{Init, Layout};
 use crate::rng::Stream;
@@ -20,6 +21,9 @@ pub struct SpaceSpec {
     pub skeleton: Skeleton,
     /// Which genotypes are in the space.
     pub grammar: Grammar,
+    /// How the supernet mixes the operations of its edges. Derived networks do not depend on it.
+    #[serde(default)]
+    pub mixing: Mixing,
 }
 
 /// A kind of cell: a directed acyclic graph whose edges carry candidate operations.
@@ -86,6 +90,9 @@ impl SpaceSpec {
         if self.skeleton.channels > 4096 || self.skeleton.cells > 512 {
             return bad("`channels` can be 4096 and `cells` 512 at most".into());
         }
+        if let Err(what) = self.mixing.check(self.skeleton.channels) {
+            return bad(what);
+        }
         for cell in &self.cells {
             let states = cell.nodes + 2;
             if cell.nodes == 0 || cell.edges.is_empty() {
@@ -121,12 +128,16 @@ impl SpaceSpec {
         self.cells.iter().find(|c| c.name == name)
     }
 
-    /// The architecture parameters: `alphas_<cell>`, edges × operations, 1e-3·N(0, 1).
+    /// The architecture parameters: `alphas_<cell>`, edges × operations, then with edge
+    /// normalisation `betas_<cell>`, edges; all 1e-3·N(0, 1).
     pub fn architecture(&self) -> Layout {
         let mut layout = Layout::new();
+        let init = Init::Normal { std: 1e-3 };
         for cell in &self.cells {
-            let shape = [cell.edges.len(), cell.edges[0].operations.len()];
-            layout.push(format!("alphas_{}", cell.name), &shape, Init::Normal { std: 1e-3 });
+            layout.push(cell.alphas(), &[cell.edges.len(), cell.columns()], init);
+        }
+        for cell in self.cells.iter().filter(|_| self.mixing.edge_normalization) {
+            layout.push(cell.betas(), &[cell.edges.len()], init);
         }
         layout
     }
@@ -212,6 +223,21 @@ impl CellSpec {
         Self { name: name.to_owned(), nodes, edges }
     }
 
+    /// Name of its architecture parameters α.
+    pub fn alphas(&self) -> String {
+        format!("alphas_{}", self.name)
+    }
+
+    /// Name of its edges' parameters β.
+    pub fn betas(&self) -> String {
+        format!("betas_{}", self.name)
+    }
+
+    /// Columns of α: operations of an edge.
+    pub fn columns(&self) -> usize {
+        self.edges.first().map_or(0, |e| e.operations.len())
+    }
+
     /// The edges into a state, in order.
     pub fn into_state(&self, to: usize) -> Vec<&EdgeSpec> {
         self.edges.iter().filter(|e| e.to == to).collect()
@@ -237,11 +263,12 @@ impl ArchValues {
         self
     }
 
-    /// From a flat tensor and its layout (two-dimensional parts).
+    /// From a flat tensor and its layout; a one-dimensional part is a matrix of one column.
     pub fn from_flat(layout: &Layout, flat: &candle_core::Tensor) -> Result<Self> {
         let mut values = Self::default();
         for entry in layout.entries() {
             let part = layout.view(flat, &entry.name)?.to_dtype(candle_core::DType::F64)?;
+            let part = if part.rank() == 1 { part.unsqueeze(1)? } else { part };
             values = values.with(&entry.name, part.to_vec2()?);
         }
         Ok(values)

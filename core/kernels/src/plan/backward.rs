@@ -8,7 +8,7 @@
 use super::exec::{Pass, Shared, Wanted};
 use super::forward::GROUP;
 use super::norm::Sums;
-use super::{Bundle, Coefficients, Conv, Pooled, State};
+use super::{Bundle, Coefficients, Conv, MapNode, Pooled, State, Term};
 use crate::graph::{Export, Weight};
 use crate::primitives::{
     Depthwise, DepthwiseWeight, Dots, Lazy, Mask, Mix, MixWeight, PoolBack, Rectify,
@@ -48,14 +48,26 @@ impl Pass<'_> {
             }
             self.export_gradients(exports, gradient, image);
         });
-        for state in states[1..].iter().rev().filter(|s| needed(s)) {
+        for state in states[1..].iter().rev().filter(|s| s.follows.is_none()) {
+            let maps = || state.maps.iter().map(|m| &self.plan.maps[*m]);
+            let read = |m: &MapNode| m.sources.iter().any(|s| needed(&states[*s]));
+            if !needed(state) && !maps().any(read) {
+                continue;
+            }
+            maps().filter_map(|m| m.target).for_each(|t| self.pool_coefficients(&states[t]));
             self.pool_coefficients(state);
             self.images(&|thread, image| {
-                self.shared_gradients(thread, state, image);
-                if let Some(first) = state.bundles.first() {
-                    self.dots(state, first, image, true);
+                self.maps_back(thread, state, image, &needed);
+                if needed(state) {
+                    self.shared_gradients(thread, state, image);
+                    if let Some(first) = state.bundles.first() {
+                        self.dots(state, first, image, true, wanted);
+                    }
                 }
             });
+            if !needed(state) {
+                continue;
+            }
             if let Some(first) = state.bundles.first() {
                 self.bundle_coefficients(state, first, weight_target, ops);
             }
@@ -76,7 +88,7 @@ impl Pass<'_> {
                         self.first_stage_back(thread, state, bundle, image, partial, &needed);
                     }
                     if let Some(next) = next {
-                        self.dots(state, next, image, false);
+                        self.dots(state, next, image, false, wanted);
                     }
                 });
                 if through {
@@ -134,7 +146,7 @@ impl Pass<'_> {
 
     /// Gradients from later states through pools, identities and rectifiers; those states are
     /// finished.
-    unsafe fn shared_gradients(&self, thread: usize, state: &State, image: usize) {
+    pub(super) unsafe fn shared_gradients(&self, thread: usize, state: &State, image: usize) {
         let (plane, pixels) = (state.pixels() * 16, state.pixels());
         let dx = self.activation(state.dx + image * state.floats);
         for pools in &state.pools {
@@ -144,7 +156,8 @@ impl Pass<'_> {
                 let at = (image * state.blocks + b) * pools.pixels * 16;
                 let gather = |pooled: &Option<Pooled>, out: *mut f32| match pooled {
                     Some(p) => {
-                        self.pool_gradient(state, p, pools.pixels, image, b, out);
+                        let place = (image, b, state.blocks, pools.pixels);
+                        self.shared_gradient(p, place, out);
                         out.cast_const()
                     }
                     None => std::ptr::null(),
@@ -191,19 +204,17 @@ impl Pass<'_> {
         (self.activation(dx).cast_const(), a.cast_const())
     }
 
-    /// `sum over consumers of a G, + b z + c` for one block of a pool.
-    unsafe fn pool_gradient(
+    /// `sum over consumers of a G, + b z + c` for one block (of so many, with so many pixels) of a pool
+    /// or map.
+    pub(super) unsafe fn shared_gradient(
         &self,
-        state: &State,
         pooled: &Pooled,
-        pixels: usize,
-        image: usize,
-        block: usize,
+        (image, block, blocks, pixels): (usize, usize, usize, usize),
         out: *mut f32,
     ) {
-        let z = self.activation(pooled.raw.kept + (image * state.blocks + block) * pixels * 16);
+        let z = self.activation(pooled.raw.kept + (image * blocks + block) * pixels * 16);
         let b = self.small(pooled.gradient + block * 16);
-        let c = self.small(pooled.gradient + state.padded() + block * 16);
+        let c = self.small(pooled.gradient + (blocks + block) * 16);
         let own = (z.cast_const(), b.cast_const());
         let planes = pooled.consumers.iter().map(|k| self.consumer(*k, image, block));
         self.sum(out, pixels, c, false, std::iter::once(own).chain(planes));
@@ -211,21 +222,36 @@ impl Pass<'_> {
 
     /// Products of a finished gradient with the raw outputs of a bundle: all that its norms and
     /// weights need.
-    unsafe fn dots(&self, state: &State, bundle: &Bundle, image: usize, first: bool) {
+    unsafe fn dots(
+        &self,
+        state: &State,
+        bundle: &Bundle,
+        image: usize,
+        first: bool,
+        wanted: Wanted,
+    ) {
         let plane = state.pixels() * 16;
         for b in 0..state.blocks {
             let g = self.activation(state.dx + image * state.floats + b * plane);
             let at = image * state.padded() + b * 16;
             let mut sum =
                 if first { self.small(state.gradient_sum + at) } else { std::ptr::null_mut() };
-            for terms in state.terms[bundle.terms.clone()].chunks(GROUP) {
+            // Without a normalisation they are only of use to the operation's weight.
+            let used = |t: &&Term| wanted.ops || self.plan.norms[t.norm].batch.is_some();
+            let mut terms = state.terms[bundle.terms.clone()].iter().filter(used);
+            loop {
                 let mut src = [std::ptr::null::<f32>(); GROUP];
                 let mut dot = [std::ptr::null_mut::<f32>(); GROUP];
-                for (q, t) in terms.iter().enumerate() {
-                    src[q] = self.raw(&t.raw, image).add(b * plane);
-                    dot[q] = self.small(t.dot + at);
+                let mut n_src = 0;
+                for t in terms.by_ref().take(GROUP) {
+                    src[n_src] = self.raw(&t.raw, image).add(b * plane);
+                    dot[n_src] = self.small(t.dot + at);
+                    n_src += 1;
                 }
-                let (src, dot, n_src) = (src.as_ptr(), dot.as_ptr(), terms.len());
+                if n_src == 0 && sum.is_null() {
+                    break;
+                }
+                let (src, dot) = (src.as_ptr(), dot.as_ptr());
                 (self.kernels.dots)(&Dots { g, n: state.pixels(), src, n_src, dot, sum });
                 sum = std::ptr::null_mut();
             }

@@ -12,8 +12,8 @@ use crate::graph::{Graph, Weight};
 use crate::graph::{StateId, Term as GraphTerm};
 use crate::primitives::Tap;
 
-struct Compiler {
-    plan: Plan,
+pub(super) struct Compiler {
+    pub(super) plan: Plan,
     /// Raw outputs of passes without gradients: one place for each convolution of a bundle.
     passing: Vec<usize>,
     passing_floats: usize,
@@ -34,6 +34,7 @@ pub(super) fn compile(graph: &Graph, max_batch: usize) -> Plan {
             states: Vec::new(),
             convs: Vec::new(),
             norms: Vec::new(),
+            maps: Vec::new(),
             geometries: Vec::new(),
             shared_weights: overlapping(graph),
             inner_gradients: Vec::new(),
@@ -61,6 +62,8 @@ pub(super) fn compile(graph: &Graph, max_batch: usize) -> Plan {
             terms: Vec::new(),
             bundles: Vec::new(),
             pools: Vec::new(),
+            maps: Vec::new(),
+            follows: None,
             identities: Vec::new(),
             rectified: None,
             rectified_consumers: Vec::new(),
@@ -70,6 +73,12 @@ pub(super) fn compile(graph: &Graph, max_batch: usize) -> Plan {
         });
     }
     for (index, state) in graph.computed() {
+        if let [(term, Chain::Map { map, norm: None, .. })] = &*state.terms
+            && term.weight.is_one()
+        {
+            c.whole_map(index, &term.input, map);
+            continue;
+        }
         for bundle in bundles(&state.terms) {
             c.bundle(index, &bundle);
         }
@@ -86,7 +95,8 @@ fn overlapping(graph: &Graph) -> bool {
     used.windows(2).any(|w| w[0].0 + w[0].1 > w[1].0)
 }
 
-/// Terms by input, in order of first appearance.
+/// Terms by input, in order of first appearance. Terms without a convolution need no tile of their
+/// input: bundles that have no others are joined to one.
 fn bundles(terms: &[(GraphTerm, Chain)]) -> Vec<Vec<&(GraphTerm, Chain)>> {
     let mut position: HashMap<&[StateId], usize> = HashMap::new();
     let mut bundles: Vec<Vec<_>> = Vec::new();
@@ -97,6 +107,11 @@ fn bundles(terms: &[(GraphTerm, Chain)]) -> Vec<Vec<&(GraphTerm, Chain)>> {
         }
         bundles[at].push(term);
     }
+    let convolves = |b: &Vec<&(GraphTerm, Chain)>| b.iter().any(|t| matches!(t.1, Chain::Convs(_)));
+    let (mut bundles, others): (Vec<_>, Vec<_>) = bundles.into_iter().partition(convolves);
+    if !others.is_empty() {
+        bundles.push(others.concat());
+    }
     bundles
 }
 
@@ -105,13 +120,13 @@ fn lanes(channels: usize) -> Vec<u32> {
 }
 
 impl Compiler {
-    fn activations(&mut self, floats_of_an_image: usize) -> usize {
+    pub(super) fn activations(&mut self, floats_of_an_image: usize) -> usize {
         let at = self.plan.sizes.activations;
         self.plan.sizes.activations += floats_of_an_image * self.plan.max_batch;
         at
     }
 
-    fn small(&mut self, floats: usize) -> usize {
+    pub(super) fn small(&mut self, floats: usize) -> usize {
         let at = self.plan.sizes.small;
         self.plan.sizes.small += floats.next_multiple_of(16);
         at
@@ -144,7 +159,7 @@ impl Compiler {
         })
     }
 
-    fn norm(
+    pub(super) fn norm(
         &mut self,
         batch: Option<chain::Norm>,
         channels: usize,
@@ -174,11 +189,15 @@ impl Compiler {
         let mut chains = Vec::new();
         let mut convs_so_far = 0;
         for (term, chain) in terms {
+            let sources: Vec<usize> = term.input.iter().map(|id| id.0).collect();
             let index = self.plan.states[state].terms.len();
             let (raw, norm) = match chain {
                 Chain::Identity { relu } => self.identity(state, index, sources[0], *relu),
                 Chain::Pool { max, stride, norm, .. } => {
                     self.pool(state, index, sources[0], *max, *stride, *norm)
+                }
+                Chain::Map { map, norm, output } => {
+                    self.map((state, index), &term.input, map, *norm, *output)
                 }
                 Chain::Convs(stages) => {
                     let mut chain = Vec::new();
@@ -430,6 +449,9 @@ impl Compiler {
         let mut dense = 16;
         for s in &self.plan.states {
             dense = dense.max(s.floats);
+        }
+        for m in &self.plan.maps {
+            dense = dense.max(m.output.raw.floats);
         }
         let mut inner = 0;
         for c in &self.plan.convs {

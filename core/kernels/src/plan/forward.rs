@@ -28,8 +28,9 @@ impl Pass<'_> {
         self.images(&|_, image| {
             self.load_images(&states[0], image);
             self.derived(&states[0], image);
+            self.maps(&states[0], image);
         });
-        for state in &states[1..] {
+        for state in states[1..].iter().filter(|s| s.follows.is_none()) {
             for (q, bundle) in state.bundles.iter().enumerate() {
                 // The bundle before is added here, while its raw outputs are in the cache.
                 self.images(&|thread, image| {
@@ -53,6 +54,7 @@ impl Pass<'_> {
                     self.add_bundle(state, last, image, state.bundles.len() > 1);
                 }
                 self.derived(state, image);
+                self.maps(state, image);
             });
         }
         let mut at = 0;
@@ -75,7 +77,7 @@ impl Pass<'_> {
     }
 
     /// Pools and rectified copy of a finished state.
-    unsafe fn derived(&self, state: &State, image: usize) {
+    pub(super) unsafe fn derived(&self, state: &State, image: usize) {
         let (plane, x) = (state.pixels() * 16, self.activation(state.x + image * state.floats));
         for pools in &state.pools {
             for b in 0..state.blocks {

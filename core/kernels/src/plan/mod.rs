@@ -9,11 +9,13 @@ mod backward;
 mod compile;
 mod exec;
 mod forward;
+mod maps;
 mod norm;
 mod pack;
 
 use crate::chain;
-use crate::graph::{Graph, Weight};
+use crate::graph::{Graph, Shape, Weight};
+use crate::maps::Map;
 use crate::primitives::Tap;
 pub(crate) use exec::{Buffers, Inputs, Recorded, Targets, same_bits};
 
@@ -34,6 +36,7 @@ pub struct Plan {
     states: Vec<State>,
     convs: Vec<Conv>,
     norms: Vec<Norm>,
+    maps: Vec<MapNode>,
     geometries: Vec<Geometry>,
     /// Two parameters of the graph overlap: gradients must be added one after the other.
     shared_weights: bool,
@@ -217,7 +220,7 @@ struct Bundle {
     bias_stride: usize,
 }
 
-/// A pool of a state, shared by all terms that read it.
+/// A pool of a state, or a map, shared by all terms that read it.
 #[derive(Debug)]
 struct Pooled {
     raw: Raw,
@@ -226,6 +229,19 @@ struct Pooled {
     gradient: usize,
     /// (state, term).
     consumers: Vec<(usize, usize)>,
+}
+
+/// A map of some states.
+#[derive(Debug)]
+struct MapNode {
+    map: Map,
+    sources: Vec<usize>,
+    shape: Shape,
+    output: Pooled,
+    /// The state that is this map: its output is the state's own place.
+    target: Option<usize>,
+    /// A normalisation reads it.
+    normed: bool,
 }
 
 #[derive(Debug)]
@@ -250,6 +266,10 @@ struct State {
     terms: Vec<Term>,
     bundles: Vec<Bundle>,
     pools: Vec<Pools>,
+    /// Maps that can run once this state is there, in order.
+    maps: Vec<usize>,
+    /// If this state is a map, and so without terms: the state that it is finished together with.
+    follows: Option<usize>,
     /// Terms that are this state itself.
     identities: Vec<(usize, usize)>,
     rectified: Option<Raw>,
@@ -264,6 +284,9 @@ struct State {
 impl State {
     fn pixels(&self) -> usize {
         self.height * self.width
+    }
+    fn shape(&self) -> Shape {
+        (self.channels, self.height, self.width)
     }
     fn padded(&self) -> usize {
         self.blocks * 16

@@ -251,10 +251,14 @@ impl Pass<'_> {
         }
     }
 
-    /// Adds up `b` and `c` of all terms that read a pool.
+    /// Adds up `b` and `c` of all terms that read a pool or a map.
     pub(super) unsafe fn pool_coefficients(&self, state: &State) {
-        for pooled in state.pools.iter().flat_map(|p| p.max.iter().chain(&p.average)) {
-            for block in 0..state.blocks {
+        let pools = state.pools.iter().flat_map(|p| p.max.iter().chain(&p.average));
+        let pools = pools.map(|p| (p, state.blocks));
+        let maps = state.maps.iter().map(|m| &self.plan.maps[*m]);
+        let maps = maps.filter(|m| m.target.is_none());
+        for (pooled, blocks) in pools.chain(maps.map(|m| (&m.output, m.shape.0.div_ceil(16)))) {
+            for block in 0..blocks {
                 let (mut b, mut c) = ([0.0; 16], [0.0; 16]);
                 for &(target, term) in &pooled.consumers {
                     let k = &self.plan.states[target].terms[term].coefficients;
@@ -265,7 +269,7 @@ impl Pass<'_> {
                     }
                 }
                 self.put(pooled.gradient + block * 16, &b);
-                self.put(pooled.gradient + state.padded() + block * 16, &c);
+                self.put(pooled.gradient + (blocks + block) * 16, &c);
             }
         }
     }

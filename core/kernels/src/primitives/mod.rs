@@ -18,6 +18,8 @@ pub(crate) mod stream;
 
 use std::sync::OnceLock;
 
+use crate::maps::{self, MapBackward, MapForward};
+
 pub(crate) use depthwise::{Depthwise, DepthwiseWeight, Tap};
 pub(crate) use mix::{Mix, MixWeight};
 pub(crate) use pool::{Pool, PoolBack};
@@ -38,6 +40,8 @@ pub(crate) struct Kernels {
     pub rectify: unsafe fn(&Rectify),
     pub pool: unsafe fn(&Pool),
     pub pool_back: unsafe fn(&PoolBack),
+    pub map: unsafe fn(&MapForward<'_>),
+    pub map_back: unsafe fn(&MapBackward<'_>),
 }
 
 /// Tile sizes: a depthwise tile has `rows x pixels`, a mixing tile `pixels x blocks` of output, its
@@ -63,6 +67,8 @@ macro_rules! table {
                 rectify(Rectify) stream::rectify::<$V>;
                 pool(Pool) pool::pool::<$V>;
                 pool_back(PoolBack) pool::pool_back::<$V>;
+                map(MapForward<'_>) maps::map::<$V>;
+                map_back(MapBackward<'_>) maps::map_back::<$V>;
             );
             pub(super) static TABLE: Kernels = Kernels {
                 name: stringify!($name),
@@ -78,6 +84,8 @@ macro_rules! table {
                 rectify,
                 pool,
                 pool_back,
+                map,
+                map_back,
             };
         }
     };

@@ -38,7 +38,7 @@ fn window(at: usize, size: usize) -> (usize, usize) {
 }
 
 /// Running sums of `v - k` and `(v - k)^2`.
-struct Moments<V> {
+pub(crate) struct Moments<V> {
     shift: V,
     sum: V,
     square: V,
@@ -46,11 +46,11 @@ struct Moments<V> {
 
 impl<V: Simd> Moments<V> {
     #[inline(always)]
-    unsafe fn new() -> Self {
+    pub(crate) unsafe fn new() -> Self {
         Self { shift: zero(), sum: zero(), square: zero() }
     }
     #[inline(always)]
-    unsafe fn add(&mut self, v: V, first: bool) {
+    pub(crate) unsafe fn add(&mut self, v: V, first: bool) {
         if first {
             self.shift = v;
         }
@@ -59,7 +59,7 @@ impl<V: Simd> Moments<V> {
         self.square = V::fma(d, d, self.square);
     }
     #[inline(always)]
-    unsafe fn store(self, stats: *mut f32, row: usize) {
+    pub(crate) unsafe fn store(self, stats: *mut f32, row: usize) {
         self.sum.store(stats);
         self.square.store(stats.add(row));
         self.shift.store(stats.add(2 * row));

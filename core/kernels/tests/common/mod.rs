@@ -5,7 +5,8 @@
 use candle_core::{Device, Tensor, Var};
 use tetlo_kernels::reference::{self, Inputs, Real};
 use tetlo_kernels::{
-    Affine, Export, Graph, GraphBuilder, Mode, Network, Primitive, StateId, Term, Weight,
+    Affine, Export, Graph, GraphBuilder, Map, MaxPool2x2, Mode, Network, Primitive, StateId, Term,
+    Weight,
 };
 
 /// A linear congruential generator: the tests need variety, not quality.
@@ -77,7 +78,7 @@ impl Places {
     }
 }
 
-pub const KINDS: usize = 18;
+pub const KINDS: usize = 20;
 
 /// A chain of one kind from `from` to `out` channels, if that kind can do it.
 pub fn chain(
@@ -142,8 +143,26 @@ pub fn chain(
             p.pointwise(9, out, 1),
         ],
         17 => vec![p.depthwise(from, 3, stride, 2), p.pointwise(from, out, 1)],
+        18 if same && stride == 2 && h % 2 == 0 && w % 2 == 0 => {
+            vec![Primitive::Map(Map::MaxPool2x2(MaxPool2x2))]
+        }
+        19 if same && stride == 2 && h % 2 == 0 && w % 2 == 0 => {
+            vec![Primitive::Map(Map::MaxPool2x2(MaxPool2x2)), p.norm(out)]
+        }
         _ => return None,
     })
+}
+
+/// Some channels of some states, in some order.
+fn gather(b: &mut GraphBuilder, r: &mut Random, from: &[StateId]) -> StateId {
+    let inputs: Vec<StateId> = (0..=r.below(3)).map(|_| r.pick(from)).collect();
+    let channels: usize = inputs.iter().map(|s| b.shape(*s).0).sum();
+    let mut order: Vec<usize> = (0..channels).collect();
+    for i in (1..channels).rev() {
+        order.swap(i, r.below(i + 1));
+    }
+    order.truncate(1 + r.below(channels));
+    b.gather(&inputs, &order).unwrap()
 }
 
 /// A random graph, its number of operation weights for `batch` images, and its places.
@@ -169,7 +188,7 @@ pub fn random_graph(r: &mut Random, batch: usize) -> (Graph, usize, Places) {
             let from = input.iter().map(|s| b.shape(*s).0).sum();
             p.affine = r.below(2) == 0;
             let kind = r.below(KINDS);
-            let single = input.len() == 1 || ![0, 1, 6, 7, 8, 9].contains(&kind);
+            let single = input.len() == 1 || ![0, 1, 6, 7, 8, 9, 18, 19].contains(&kind);
             let Some(chain) = chain(kind, &mut p, r, (from, h, w), out, stride).filter(|_| single)
             else {
                 continue;
@@ -189,6 +208,15 @@ pub fn random_graph(r: &mut Random, batch: usize) -> (Graph, usize, Places) {
         }
         let (ho, wo) = ((h - 1) / stride + 1, (w - 1) / stride + 1);
         states.push(b.state_with_shape(out, ho, wo, terms).unwrap());
+        if r.below(3) == 0 {
+            let (_, h, w) = b.shape(r.pick(&states));
+            let same: Vec<StateId> = states
+                .iter()
+                .copied()
+                .filter(|s| b.shape(*s).1 == h && b.shape(*s).2 == w)
+                .collect();
+            states.push(gather(&mut b, r, &same));
+        }
     }
     let relu = r.below(2) == 0;
     let last = states[states.len() - 1];
