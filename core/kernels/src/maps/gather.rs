@@ -79,16 +79,27 @@ fn set(pieces: &mut Vec<Piece>, (input, block): (usize, usize), to: usize, from:
     pieces[at].lanes[to] = from as i32;
 }
 
+/// The same lanes of an image that starts at another lane, read and written.
+fn shifted(lanes: &[i32; LANES], from: usize, to: usize) -> [i32; LANES] {
+    let moved = |l: usize| match l.checked_sub(to).map(|l| lanes[l]) {
+        Some(lane) if lane >= 0 => lane + from as i32,
+        _ => -1,
+    };
+    std::array::from_fn(moved)
+}
+
 /// `out (+)= ` the lanes of up to `N` blocks.
 #[inline(always)]
 unsafe fn assemble<V: Simd, const N: usize>(
-    out: *mut f32,
+    (out, lane): (*mut f32, usize),
     pixels: usize,
     pieces: &[Piece],
     x: &[Plane],
     add: bool,
 ) {
-    let lanes: [V::Lanes; N] = std::array::from_fn(|q| V::lanes(&pieces[q].lanes));
+    let lanes: [V::Lanes; N] = std::array::from_fn(|q| {
+        V::lanes(&shifted(&pieces[q].lanes, x[pieces[q].input].lane, lane))
+    });
     let from: [*const f32; N] =
         std::array::from_fn(|q| x[pieces[q].input].block(pieces[q].block).cast_const());
     for p in 0..pixels {
@@ -105,7 +116,7 @@ unsafe fn assemble<V: Simd, const N: usize>(
 
 #[inline(always)]
 unsafe fn all_pieces<V: Simd>(
-    out: *mut f32,
+    out: (*mut f32, usize),
     pixels: usize,
     pieces: &[Piece],
     x: &[Plane],
@@ -144,7 +155,9 @@ impl MapPrimitive for Gather {
     #[inline(always)]
     unsafe fn forward<V: Simd>(&self, x: &[Plane], out: Plane) {
         for (b, pieces) in self.0.forward.iter().enumerate() {
-            all_pieces::<V>(out.block(b), out.pixels(), pieces, x, false);
+            // Images side by side: the first one clears the lanes of the others.
+            let to = (out.block(b), out.lane);
+            all_pieces::<V>(to, out.pixels(), pieces, x, out.lane > 0);
         }
     }
 
@@ -155,9 +168,13 @@ impl MapPrimitive for Gather {
                 continue;
             }
             for (b, pieces) in blocks.iter().enumerate() {
-                all_pieces::<V>(dx.block(b), g.pixels(), pieces, &[g], true);
+                all_pieces::<V>((dx.block(b), dx.lane), g.pixels(), pieces, &[g], true);
             }
         }
+    }
+
+    fn is_lanewise(&self) -> bool {
+        false
     }
 
     fn reference<T: Real>(&self, x: &Images<T>) -> Images<T> {

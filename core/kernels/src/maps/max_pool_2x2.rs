@@ -77,6 +77,10 @@ impl MapPrimitive for MaxPool2x2 {
         }
     }
 
+    fn is_lanewise(&self) -> bool {
+        true
+    }
+
     fn reference<T: Real>(&self, x: &Images<T>) -> Images<T> {
         let mut out = pooled(x);
         squares(x, |o, square| out.data[o] = x.data[first_largest(x, square)]);

@@ -40,12 +40,14 @@ pub(crate) struct Plane {
     pub channels: usize,
     pub height: usize,
     pub width: usize,
+    /// The first lane of the image, where several share a register (only [`Gather`] sees that).
+    pub lane: usize,
 }
 
 impl Plane {
     /// Of an unused place in a fixed array.
     pub(crate) const NONE: Self =
-        Self { data: std::ptr::null_mut(), channels: 0, height: 0, width: 0 };
+        Self { data: std::ptr::null_mut(), channels: 0, height: 0, width: 0, lane: 0 };
 
     pub(crate) fn pixels(&self) -> usize {
         self.height * self.width
@@ -84,6 +86,9 @@ pub(crate) trait MapPrimitive {
 
     /// The same as `backward`, obviously.
     fn reference_back<T: Real>(&self, x: &Images<T>, g: &Images<T>) -> Images<T>;
+
+    /// Does each lane only see itself, whichever channel of whichever image it is?
+    fn is_lanewise(&self) -> bool;
 
     /// Distance from the nearest point where the gradient jumps (see [`crate::reference::margin`]).
     fn margin<T: Real>(&self, _x: &Images<T>) -> f64 {
@@ -125,6 +130,9 @@ macro_rules! maps {
             pub(crate) fn output(&self, inputs: &[Shape]) -> Result<Shape, String> {
                 match self { $(Self::$name(m) => m.output(inputs),)* }
             }
+            pub(crate) fn is_lanewise(&self) -> bool {
+                match self { $(Self::$name(m) => m.is_lanewise(),)* }
+            }
             pub(crate) fn reference<T: Real>(&self, x: &Images<T>) -> Images<T> {
                 match self { $(Self::$name(m) => m.reference(x),)* }
             }
@@ -149,6 +157,13 @@ macro_rules! maps {
             match a.map { $(Map::$name(m) => m.backward::<V>(a.x, a.g, a.dx),)* }
         }
     };
+}
+
+impl Map {
+    /// Can it read and write images that share a register?
+    pub(crate) fn packs(&self) -> bool {
+        matches!(self, Self::Gather(_))
+    }
 }
 
 maps! {

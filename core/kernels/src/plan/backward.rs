@@ -8,6 +8,7 @@
 use super::exec::{Pass, Shared, Wanted};
 use super::forward::GROUP;
 use super::norm::Sums;
+use super::packing::Packing;
 use super::{Bundle, Coefficients, Conv, MapNode, Pooled, State, Term};
 use crate::graph::{Export, Weight};
 use crate::primitives::{
@@ -41,12 +42,14 @@ impl Pass<'_> {
         let states = &self.plan.states;
         let weight_target = wanted.weights.then_some(weights);
         let needed = |s: &State| (wanted.weights && s.has_weights) || (wanted.ops && s.has_ops);
-        self.images(&|_, image| {
+        self.groups(self.plan.group, &|_, images| {
             for state in states.iter().filter(|s| needed(s)) {
-                let dx = self.activation(state.dx + image * state.floats);
-                std::ptr::write_bytes(dx, 0, state.floats);
+                for item in state.packing.of_images(&images) {
+                    let dx = self.activation(state.dx + item * state.floats);
+                    std::ptr::write_bytes(dx, 0, state.floats);
+                }
             }
-            self.export_gradients(exports, gradient, image);
+            images.for_each(|image| self.export_gradients(exports, gradient, image));
         });
         for state in states[1..].iter().rev().filter(|s| s.follows.is_none()) {
             let maps = || state.maps.iter().map(|m| &self.plan.maps[*m]);
@@ -56,12 +59,15 @@ impl Pass<'_> {
             }
             maps().filter_map(|m| m.target).for_each(|t| self.pool_coefficients(&states[t]));
             self.pool_coefficients(state);
-            self.images(&|thread, image| {
-                self.maps_back(thread, state, image, &needed);
-                if needed(state) {
-                    self.shared_gradients(thread, state, image);
+            self.groups(state.group(), &|thread, images| {
+                self.maps_back(thread, state, &images, &needed);
+                if !needed(state) {
+                    return;
+                }
+                for item in state.packing.of_images(&images) {
+                    self.shared_gradients(thread, state, item);
                     if let Some(first) = state.bundles.first() {
-                        self.dots(state, first, image, true, wanted);
+                        self.dots(state, first, item, true, wanted);
                     }
                 }
             });
@@ -77,13 +83,13 @@ impl Pass<'_> {
                 let through = below || wanted.weights;
                 if through {
                     for depth in (1..bundle.depth).rev() {
-                        self.each(wanted, &|thread, image, partial| {
+                        self.each(state.packing, wanted, &|thread, image, partial| {
                             self.later_stage_back(thread, state, bundle, depth, image, partial);
                         });
                         self.finish_stage(bundle, depth, weight_target);
                     }
                 }
-                self.each(wanted, &|thread, image, partial| {
+                self.each(state.packing, wanted, &|thread, image, partial| {
                     if through {
                         self.first_stage_back(thread, state, bundle, image, partial, &needed);
                     }
@@ -102,12 +108,17 @@ impl Pass<'_> {
     }
 
     /// All images; in fixed chunks if partial weight gradients are summed on the way.
-    unsafe fn each(&self, wanted: Wanted, f: &(dyn Fn(usize, usize, Option<Partial>) + Sync)) {
+    unsafe fn each(
+        &self,
+        packing: Packing,
+        wanted: Wanted,
+        f: &(dyn Fn(usize, usize, Option<Partial>) + Sync),
+    ) {
         if !wanted.weights {
-            self.images(&|thread, image| f(thread, image, None));
+            self.items(packing, &|thread, image| f(thread, image, None));
             return;
         }
-        let (images, chunks) = (self.inputs.batch, self.chunks());
+        let (images, chunks) = (packing.items(self.inputs.batch), self.chunks(packing));
         self.workers.run(chunks, &|thread, chunk| {
             let first = chunk * images / chunks;
             for image in first..(chunk + 1) * images / chunks {
@@ -441,6 +452,7 @@ impl Pass<'_> {
         let geometry = &self.plan.geometries[conv.geometry_out];
         let (plane, c) = (geometry.height * geometry.width * 16, incoming.coefficients);
         let z = self.raw(&conv.raw, image);
+        let tail = self.tail(conv.packing, image);
         for b in 0..conv.lanes_out.len() {
             (self.kernels.lazy)(&Lazy {
                 out: out.add(b * block),
@@ -449,9 +461,9 @@ impl Pass<'_> {
                 z: z.add(b * plane),
                 rows: geometry.height,
                 cols: geometry.width,
-                a: self.small(c.a + image * c.a_stride + b * 16),
-                b: self.small(c.b + b * 16),
-                c: self.small(c.c + b * 16),
+                a: self.small(c.a + image * c.a_stride + b * 16 + tail),
+                b: self.small(c.b + b * 16 + tail),
+                c: self.small(c.c + b * 16 + tail),
             });
         }
     }
@@ -475,7 +487,7 @@ impl Pass<'_> {
             // The depthwise result again: cheaper than having stored it.
             let u = self.scratch(thread, self.plan.scratch.depthwise);
             self.depthwise(thread, conv, 0, g_out.height, u);
-            (self.kernels.mix_weight)(&MixWeight {
+            self.mix_weight(conv.packing, MixWeight {
                 dw: self.partial(p.chunk, conv.partial + conv.partial_mix),
                 g: dz,
                 g_row: 0,
@@ -493,7 +505,7 @@ impl Pass<'_> {
             });
         }
         let du = self.gradient_tile(thread, g_out);
-        (self.kernels.mix)(&Mix {
+        self.mix(conv.packing, Mix {
             out: du,
             out_step: 16,
             out_row: g_out.row,
@@ -571,7 +583,7 @@ impl Pass<'_> {
             let tile = self.tile(thread, g_in);
             for (t, tap) in conv.taps.iter().enumerate() {
                 let at = conv.partial + conv.partial_mix + t * blocks_in * blocks_out * 256;
-                (self.kernels.mix_weight)(&MixWeight {
+                self.mix_weight(conv.packing, MixWeight {
                     dw: self.partial(p.chunk, at),
                     g: dz,
                     g_row: g_out.row,
@@ -591,7 +603,7 @@ impl Pass<'_> {
         }
         let Some((out, add)) = out else { return };
         for parity in &conv.parities {
-            (self.kernels.mix)(&Mix {
+            self.mix(conv.packing, Mix {
                 out: out.add((parity.row * g_in.width + parity.col) * 16),
                 out_step: 16 * conv.stride,
                 out_row: conv.stride * g_in.width * 16,

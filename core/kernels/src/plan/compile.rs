@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::packing::{Packing, packings};
 use super::{
     Bundle, Coefficients, Conv, Depthwise, Geometry, MixWeights, Norm, Parity, Plan, Pooled, Pools,
     Raw, Run, Scratch, Sizes, State, Term,
@@ -30,6 +31,7 @@ pub(super) fn compile(graph: &Graph, max_batch: usize) -> Plan {
     let mut c = Compiler {
         plan: Plan {
             max_batch,
+            group: 1,
             pad: stages().map(|s| s.conv.reach()).max().unwrap_or(0),
             states: Vec::new(),
             convs: Vec::new(),
@@ -45,13 +47,16 @@ pub(super) fn compile(graph: &Graph, max_batch: usize) -> Plan {
         passing: Vec::new(),
         passing_floats: stages().map(out_floats).max().unwrap_or(0),
     };
-    for state in &graph.states {
+    for (state, packing) in graph.states.iter().zip(packings(graph)) {
+        c.plan.group = c.plan.group.max(packing.images);
         let (channels, height, width) = state.shape;
         let blocks = channels.div_ceil(16);
         let floats = blocks * height * width * 16;
-        let (x, dx) = (c.activations(floats), c.activations(floats));
+        let (x, dx) = (c.items(packing, floats), c.items(packing, floats));
         let gradient_sum = c.small(max_batch * blocks * 16);
         c.plan.states.push(State {
+            packing,
+            group: 1,
             channels,
             blocks,
             height,
@@ -126,6 +131,13 @@ impl Compiler {
         at
     }
 
+    /// The same for packed images.
+    pub(super) fn items(&mut self, packing: Packing, floats_of_an_item: usize) -> usize {
+        let at = self.plan.sizes.activations;
+        self.plan.sizes.activations += floats_of_an_item * packing.items(self.plan.max_batch);
+        at
+    }
+
     pub(super) fn small(&mut self, floats: usize) -> usize {
         let at = self.plan.sizes.small;
         self.plan.sizes.small += floats.next_multiple_of(16);
@@ -162,24 +174,24 @@ impl Compiler {
     pub(super) fn norm(
         &mut self,
         batch: Option<chain::Norm>,
-        channels: usize,
-        pixels: usize,
+        (packing, channels, pixels): (Packing, usize, usize),
         part: Option<usize>,
     ) -> usize {
         let padded = channels.next_multiple_of(16);
         let part = part.unwrap_or_else(|| self.small(3 * padded * self.plan.max_batch));
         let values = self.small(4 * padded);
-        self.plan.norms.push(Norm { batch, channels, padded, pixels, part, values });
+        self.plan.norms.push(Norm { batch, packing, channels, padded, pixels, part, values });
         self.plan.norms.len() - 1
     }
 
     fn coefficients(&mut self, padded: usize, per_image: bool) -> Coefficients {
         let (a_stride, copies) = if per_image { (padded, self.plan.max_batch) } else { (0, 1) };
+        let room = 2 * padded;
         Coefficients {
-            a: self.small(padded * copies),
+            a: self.small(room * copies),
             a_stride,
-            b: self.small(padded),
-            c: self.small(padded),
+            b: self.small(room),
+            c: self.small(room),
         }
     }
 
@@ -204,7 +216,8 @@ impl Compiler {
                     for (q, stage) in stages.iter().enumerate() {
                         let first_sources = if q == 0 { Some(&*sources) } else { None };
                         let last = q + 1 == stages.len();
-                        chain.push(self.conv(stage, first_sources, last, convs_so_far));
+                        let packing = self.plan.states[state].packing;
+                        chain.push(self.conv(stage, packing, first_sources, last, convs_so_far));
                         convs_so_far += 1;
                     }
                     let conv = &self.plan.convs[chain[chain.len() - 1]];
@@ -250,10 +263,10 @@ impl Compiler {
 
     fn identity(&mut self, state: usize, term: usize, source: usize, relu: bool) -> (Raw, usize) {
         let s = &self.plan.states[source];
-        let (channels, pixels, floats) = (s.channels, s.pixels(), s.floats);
+        let (packing, channels, pixels, floats) = (s.packing, s.channels, s.pixels(), s.floats);
         let raw = if relu {
             let raw = s.rectified.unwrap_or_else(|| {
-                let at = self.activations(floats);
+                let at = self.items(packing, floats);
                 Raw::kept(at, floats)
             });
             let s = &mut self.plan.states[source];
@@ -265,7 +278,7 @@ impl Compiler {
             self.plan.states[source].identities.push((state, term));
             Raw::kept(x, floats)
         };
-        (raw, self.norm(None, channels, pixels, Some(0)))
+        (raw, self.norm(None, (packing, channels, pixels), Some(0)))
     }
 
     fn pool(
@@ -278,7 +291,7 @@ impl Compiler {
         norm: Option<chain::Norm>,
     ) -> (Raw, usize) {
         let s = &self.plan.states[source];
-        let (channels, padded) = (s.channels, s.padded());
+        let (packing, channels, padded) = (s.packing, s.channels, s.padded());
         let pixels = out_size(s.height, stride) * out_size(s.width, stride);
         let floats = padded * pixels;
         let at = s.pools.iter().position(|p| p.stride == stride).unwrap_or_else(|| {
@@ -288,8 +301,8 @@ impl Compiler {
         });
         let known = &self.plan.states[source].pools[at];
         if (if max { &known.max } else { &known.average }).is_none() {
-            let kept = self.activations(floats);
-            let index = if max { self.activations(floats) } else { 0 };
+            let kept = self.items(packing, floats);
+            let index = if max { self.items(packing, floats) } else { 0 };
             let new = Pooled {
                 raw: Raw::kept(kept, floats),
                 part: self.small(3 * padded * self.plan.max_batch),
@@ -308,12 +321,13 @@ impl Compiler {
         let pooled = slot.as_mut().expect("just set");
         pooled.consumers.push((state, term));
         let (raw, part) = (pooled.raw, pooled.part);
-        (raw, self.norm(norm, channels, pixels, Some(part)))
+        (raw, self.norm(norm, (packing, channels, pixels), Some(part)))
     }
 
     fn conv(
         &mut self,
         stage: &Stage,
+        packing: Packing,
         sources: Option<&[usize]>,
         last: bool,
         position: usize,
@@ -322,6 +336,10 @@ impl Compiler {
         let (outputs, ho, wo) = stage.output;
         let (geometry_in, geometry_out) = (self.geometry(h, w), self.geometry(ho, wo));
         let (runs, lanes_in) = match sources {
+            _ if packing.is_packed() => {
+                let run = |q| Run { channel: 0, lane: q * packing.width, len: inputs };
+                ((0..packing.images).map(run).collect(), lanes(inputs))
+            }
             Some(sources) => self.concatenation(sources),
             None => (vec![Run { channel: 0, lane: 0, len: inputs }], lanes(inputs)),
         };
@@ -357,7 +375,7 @@ impl Compiler {
         };
         let packed = blocks_in * blocks_out * 256 * offsets.len();
         let floats = blocks_out * ho * wo * 16;
-        let kept = self.activations(floats);
+        let kept = self.items(packing, floats);
         if position == self.passing.len() {
             let place = self.activations(self.passing_floats);
             self.passing.push(place);
@@ -369,6 +387,7 @@ impl Compiler {
             (self.small(2 * padded * self.plan.max_batch), self.coefficients(padded, false))
         };
         let conv = Conv {
+            packing,
             relu: stage.relu,
             stride,
             taps: taps(&offsets, gi.row, at_tap),
@@ -389,7 +408,7 @@ impl Compiler {
                 passing: self.passing[position],
                 passing_step: self.passing_floats,
             },
-            norm: self.norm(stage.norm, outputs, ho * wo, None),
+            norm: self.norm(stage.norm, (packing, outputs, ho * wo), None),
             partial: 0,
             partial_mix: depthwise.as_ref().map_or(0, |d| blocks_in * d.kernel * d.kernel * 16),
             depthwise,

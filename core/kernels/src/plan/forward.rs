@@ -6,6 +6,7 @@
 )]
 
 use super::exec::{Pass, Shared};
+use super::packing::Packing;
 use super::{Bundle, Conv, State};
 use crate::graph::Export;
 use crate::primitives::{Depthwise, Fill, Mix, Pool, Scaled, Sum};
@@ -25,15 +26,17 @@ impl Pass<'_> {
         statistics: Shared<f32>,
     ) {
         let states = &self.plan.states;
-        self.images(&|_, image| {
-            self.load_images(&states[0], image);
-            self.derived(&states[0], image);
-            self.maps(&states[0], image);
+        self.groups(states[0].group(), &|_, images| {
+            for image in images.clone() {
+                self.load_images(&states[0], image);
+                self.derived(&states[0], image);
+            }
+            self.maps(&states[0], &images);
         });
         for state in states[1..].iter().filter(|s| s.follows.is_none()) {
             for (q, bundle) in state.bundles.iter().enumerate() {
                 // The bundle before is added here, while its raw outputs are in the cache.
-                self.images(&|thread, image| {
+                self.items(state.packing, &|thread, image| {
                     if q > 0 {
                         self.add_bundle(state, &state.bundles[q - 1], image, q > 1);
                     }
@@ -41,7 +44,9 @@ impl Pass<'_> {
                 });
                 for depth in 1..bundle.depth {
                     self.finalize_stage(bundle, depth - 1, statistics);
-                    self.images(&|thread, image| self.later_stage(thread, bundle, depth, image));
+                    self.items(state.packing, &|thread, image| {
+                        self.later_stage(thread, bundle, depth, image);
+                    });
                 }
                 if bundle.depth > 0 {
                     self.finalize_stage(bundle, bundle.depth - 1, statistics);
@@ -49,12 +54,14 @@ impl Pass<'_> {
                 self.finalize_pools(state, bundle, statistics);
                 self.bundle_scales(state, bundle);
             }
-            self.images(&|_, image| {
-                if let Some(last) = state.bundles.last() {
-                    self.add_bundle(state, last, image, state.bundles.len() > 1);
+            self.groups(state.group(), &|_, images| {
+                for item in state.packing.of_images(&images) {
+                    if let Some(last) = state.bundles.last() {
+                        self.add_bundle(state, last, item, state.bundles.len() > 1);
+                    }
+                    self.derived(state, item);
                 }
-                self.derived(state, image);
-                self.maps(state, image);
+                self.maps(state, &images);
             });
         }
         let mut at = 0;
@@ -190,7 +197,7 @@ impl Pass<'_> {
             add: false,
         };
         if conv.depthwise.is_none() {
-            (self.kernels.mix)(&mix);
+            self.mix(conv.packing, mix);
             return;
         }
         // In bands, so that the depthwise result never leaves the first cache level.
@@ -200,7 +207,7 @@ impl Pass<'_> {
             let rows = band.min(g_out.height - first);
             let block = rows * g_out.width * 16;
             self.depthwise(thread, conv, first, rows, u);
-            (self.kernels.mix)(&Mix {
+            self.mix(conv.packing, Mix {
                 out: z.add(first * g_out.width * 16),
                 x: u,
                 x_step: 16,
@@ -294,7 +301,7 @@ impl Pass<'_> {
         let floor = if relu { 0.0 } else { f32::NEG_INFINITY };
         let pooled = matches!(export, Export::Pooled { .. });
         let each = channels * if pooled { 1 } else { pixels };
-        self.images(&|_, image| {
+        self.items(Packing::NONE, &|_, image| {
             let mut to = out.at(at + image * each);
             for s in &states {
                 for c in 0..s.channels {

@@ -12,11 +12,13 @@ mod forward;
 mod maps;
 mod norm;
 mod pack;
+mod packing;
 
 use crate::chain;
 use crate::graph::{Graph, Shape, Weight};
 use crate::maps::Map;
 use crate::primitives::Tap;
+use packing::Packing;
 pub(crate) use exec::{Buffers, Inputs, Recorded, Targets, same_bits};
 
 /// Weight gradients are summed over this many fixed parts of the batch, so that results do not
@@ -33,6 +35,8 @@ pub struct Plan {
     max_batch: usize,
     /// Border of every tile.
     pad: usize,
+    /// Images of the largest item.
+    group: usize,
     states: Vec<State>,
     convs: Vec<Conv>,
     norms: Vec<Norm>,
@@ -108,6 +112,7 @@ impl Raw {
 #[derive(Debug)]
 struct Norm {
     batch: Option<chain::Norm>,
+    packing: Packing,
     channels: usize,
     padded: usize,
     pixels: usize,
@@ -118,7 +123,7 @@ struct Norm {
 }
 
 /// The lazy gradient `a * g + b * z + c`: `a` at `a + image * a_stride`, then `b` and `c` of all
-/// images.
+/// images. In packed states each is followed by that of the last item, zero for missing images.
 #[derive(Debug, Clone, Copy)]
 struct Coefficients {
     a: usize,
@@ -166,6 +171,7 @@ enum MixWeights {
 
 #[derive(Debug)]
 struct Conv {
+    packing: Packing,
     relu: bool,
     stride: usize,
     depthwise: Option<Depthwise>,
@@ -236,6 +242,8 @@ struct Pooled {
 struct MapNode {
     map: Map,
     sources: Vec<usize>,
+    /// Of the output.
+    packing: Packing,
     shape: Shape,
     output: Pooled,
     /// The state that is this map: its output is the state's own place.
@@ -255,6 +263,9 @@ struct Pools {
 
 #[derive(Debug)]
 struct State {
+    packing: Packing,
+    /// Images that the maps which wait for this state need together.
+    group: usize,
     channels: usize,
     blocks: usize,
     height: usize,

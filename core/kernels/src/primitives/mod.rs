@@ -13,6 +13,7 @@
 
 pub(crate) mod depthwise;
 pub(crate) mod mix;
+pub(crate) mod packed;
 pub(crate) mod pool;
 pub(crate) mod stream;
 
@@ -22,6 +23,7 @@ use crate::maps::{self, MapBackward, MapForward};
 
 pub(crate) use depthwise::{Depthwise, DepthwiseWeight, Tap};
 pub(crate) use mix::{Mix, MixWeight};
+pub(crate) use packed::{PackedMix, PackedMixWeight};
 pub(crate) use pool::{Pool, PoolBack};
 pub(crate) use stream::{Dots, Fill, Lazy, Mask, Rectify, Scaled, Sum};
 
@@ -32,6 +34,8 @@ pub(crate) struct Kernels {
     pub depthwise_weight: unsafe fn(&DepthwiseWeight),
     pub mix: unsafe fn(&Mix),
     pub mix_weight: unsafe fn(&MixWeight),
+    pub packed_mix: unsafe fn(&PackedMix),
+    pub packed_mix_weight: unsafe fn(&PackedMixWeight),
     pub sum: unsafe fn(&Sum),
     pub dots: unsafe fn(&Dots),
     pub fill: unsafe fn(&Fill),
@@ -59,6 +63,8 @@ macro_rules! table {
                 depthwise_weight(DepthwiseWeight) depthwise::depthwise_weight::<$V, $R3, $R5>;
                 mix(Mix) mix::mix::<$V, $P, $Q>;
                 mix_weight(MixWeight) mix::mix_weight::<$V, $M, $N>;
+                packed_mix(PackedMix) packed::packed_mix::<$V, $P>;
+                packed_mix_weight(PackedMixWeight) packed::packed_mix_weight::<$V>;
                 sum(Sum) stream::sum::<$V, $P>;
                 dots(Dots) stream::dots::<$V>;
                 fill(Fill) stream::fill::<$V>;
@@ -76,6 +82,8 @@ macro_rules! table {
                 depthwise_weight,
                 mix,
                 mix_weight,
+                packed_mix,
+                packed_mix_weight,
                 sum,
                 dots,
                 fill,

@@ -51,6 +51,11 @@ pub(crate) trait Simd: Copy {
     unsafe fn lanes(from: &[i32; LANES]) -> Self::Lanes;
     /// Each lane takes another one, or zero.
     unsafe fn permute(self, lanes: Self::Lanes) -> Self;
+    /// The same where every lane takes one of its own half.
+    #[inline(always)]
+    unsafe fn permute_half(self, lanes: Self::Lanes) -> Self {
+        self.permute(lanes)
+    }
     /// Fetches a line that will be written soon. Any address is allowed.
     #[inline(always)]
     unsafe fn soon_written(_p: *mut f32) {}

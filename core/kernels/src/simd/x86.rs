@@ -150,6 +150,14 @@ impl Simd for Avx2 {
     unsafe fn permute(self, lanes: Self::Lanes) -> Self {
         Self(self.pick(lanes.0), self.pick(lanes.1))
     }
+    #[inline(always)]
+    unsafe fn permute_half(self, lanes: Self::Lanes) -> Self {
+        // The instruction looks at the lowest three bits of an index only.
+        Self(
+            _mm256_permutevar8x32_ps(self.0, lanes.0),
+            _mm256_permutevar8x32_ps(self.1, lanes.1),
+        )
+    }
 }
 
 impl Avx2 {
