@@ -6,5 +6,6 @@ mod conformance;
 mod hypergradient;
 mod invariants;
 mod network;
+mod partial;
 mod plugins;
 mod tetlo;

@@ -56,7 +56,7 @@ fn filled(name: &str, shape: &[usize], seed: u64) -> Tensor {
 /// The bounds of `limits` in tests/fixtures/scripts/darts_reference.py.
 fn limits(name: &str, shape: &[usize]) -> (f64, f64) {
     let last = name.rsplit('.').next().unwrap_or(name);
-    let half = if name.starts_with("alphas_") {
+    let half = if name.starts_with("alphas_") || name.starts_with("betas_") {
         0.5 * 3f64.sqrt()
     } else if last == "running_var" || (last == "weight" && shape.len() == 1) {
         return (0.5, 1.5);
@@ -117,6 +117,13 @@ plugin = "retrain"
 options = {{ channels = {channels}, cells = {cells}, auxiliary-weight = {auxiliary:?} }}
 "#
     );
+    if let Some(factor) = case["factor"].as_u64() {
+        let _ = writeln!(
+            text,
+            "[[method]]\nname = \"partial\"\npreset = \"pc-darts\"\n\
+             transforms = [{{ plugin = \"partial-channels\", options = {{ factor = {factor} }} }}]"
+        );
+    }
     for method in ["darts-1st", "darts-2nd"] {
         let _ = writeln!(text, "[[method]]\nname = \"{method}\"\npreset = \"{method}\"");
     }

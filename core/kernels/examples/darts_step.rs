@@ -7,7 +7,8 @@ use std::time::Instant;
 
 use candle_core::{D, Device, Result, Tensor, Var};
 use tetlo_kernels::{
-    Affine, Export, GraphBuilder, Map, MaxPool2x2, Mode, Network, Primitive, StateId, Term, Weight, set_threads,
+    Affine, Export, GraphBuilder, Map, MaxPool2x2, Mode, Network, Primitive, StateId, Term, Weight,
+    set_threads,
 };
 
 const OPERATIONS: usize = 8;
@@ -129,7 +130,8 @@ fn supernet(
                 }
                 let pool = vec![Primitive::Map(Map::MaxPool2x2(MaxPool2x2))];
                 let chain = if stride == 2 { pool } else { vec![] };
-                let weight = Weight::Shared(2 * edges * OPERATIONS + usize::from(reduce) * edges + row);
+                let weight =
+                    Weight::Shared(2 * edges * OPERATIONS + usize::from(reduce) * edges + row);
                 past.push(term(&[*source], chain, weight));
                 row += 1;
             }
@@ -150,7 +152,13 @@ fn supernet(
     }
     b.export(Export::Pooled { states: last, relu: false });
     let network = Network::new(b.finish()?);
-    Ok(Supernet { network, weights: o.weights, ops: 2 * edges * OPERATIONS, edges: 2 * edges, features: nodes * c })
+    Ok(Supernet {
+        network,
+        weights: o.weights,
+        ops: 2 * edges * OPERATIONS,
+        edges: 2 * edges,
+        features: nodes * c,
+    })
 }
 
 /// Milliseconds of wall time, or (with `CPU_TIME` set, on Linux) of this thread: for machines that

@@ -4,7 +4,8 @@
 mod common;
 
 use common::{
-    Data, KINDS, Places, Random, chain, differences, expect, random_graph, run, single_precision,
+    Data, KINDS, Places, Random, chain, differences, expect, partial_graph, random_graph, run,
+    single_precision,
 };
 use proptest::prelude::*;
 use tetlo_kernels::{Export, Graph, GraphBuilder, Network, Term, Weight, simd_paths};
@@ -105,68 +106,13 @@ fn shared_weights() {
     check(&graph, &data, "shared weights");
 }
 
-/// Operations on some channels of a state, whose sum is joined with others: what reads few channels
-/// may run on several images in one register, of which the last lacks some.
-fn partial(r: &mut Random, batch: usize) -> Graph {
-    let (c, part) = r.pick(&[(4, 1), (4, 2), (16, 4), (12, 3), (8, 4), (20, 8), (32, 8), (36, 12)]);
-    let (h, w) = (1 + r.below(9), 1 + r.below(9));
-    let mut b = GraphBuilder::new(3, h, w);
-    let mut p = Places::default();
-    let term = |input, chain, weight| Term { input: vec![input], chain, weight };
-    let chain_below = vec![p.pointwise(3, c, 1), p.norm(c)];
-    let mut states = vec![b.state(vec![term(b.input(), chain_below, Weight::One)]).unwrap()];
-    let mut ops = 0;
-    let stride = 1 + r.below(2);
-    for node in 0..=1 + r.below(2) {
-        let stride = if node == 0 { stride } else { 1 };
-        let mut terms = Vec::new();
-        let sources = if stride == 2 { 1 } else { states.len() };
-        for source in 0..sources {
-            if b.shape(states[source]) != b.shape(states[sources - 1]) {
-                continue;
-            }
-            let input = b.gather(&[states[source]], &(0..part).collect::<Vec<_>>()).unwrap();
-            let (_, h, w) = b.shape(input);
-            for _ in 0..1 + r.below(5) {
-                let kind = r.below(KINDS);
-                p.affine = r.below(2) == 0;
-                // Chains with wide stages in between make the state an unpacked one: now and then.
-                if [14, 15, 16].contains(&kind) && r.below(4) > 0 {
-                    continue;
-                }
-                if let Some(chain) = chain(kind, &mut p, r, (part, h, w), part, stride) {
-                    ops += 1;
-                    terms.push(term(input, chain, Weight::Shared(ops - 1)));
-                }
-            }
-        }
-        let (_, h, w) = b.shape(states[sources - 1]);
-        let (ho, wo) = ((h - 1) / stride + 1, (w - 1) / stride + 1);
-        let mixed = b.state_with_shape(part, ho, wo, terms).unwrap();
-        let past = p.pointwise(c, c, stride);
-        let past = b.state(vec![term(states[sources - 1], vec![past], Weight::One)]).unwrap();
-        let shuffled: Vec<usize> = (0..c).map(|k| (k * 7 + 1) % c).collect();
-        let channels: Vec<usize> =
-            shuffled.iter().map(|k| if *k < part { *k } else { k + part }).collect();
-        let coprime = shuffled.iter().collect::<std::collections::BTreeSet<_>>().len() == c;
-        let channels = if coprime { channels } else { (0..part).chain(2 * part..c + part).collect() };
-        states.push(b.gather(&[mixed, past], &channels).unwrap());
-    }
-    let last = states[states.len() - 1];
-    b.export(Export::Pooled { states: vec![last], relu: false });
-    b.export(Export::Map { states: vec![r.pick(&states)], relu: true });
-    let graph = b.finish().unwrap();
-    assert!(graph.ops(batch) <= ops);
-    graph
-}
-
 proptest! {
     #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn partial_channels(seed in any::<u64>(), batch in 1..10usize) {
         let mut r = Random::new(seed);
-        let graph = partial(&mut r, batch);
+        let graph = partial_graph(&mut r);
         let data = Data::random(&graph, &mut r, batch);
         check(&graph, &data, &format!("seed {seed} batch {batch}"));
     }

@@ -56,7 +56,10 @@ impl Gather {
             inputs.iter().map(|n| vec![Vec::new(); blocks(n)]).collect();
         for (k, &c) in channels.iter().enumerate() {
             let Some(&(input, block, lane)) = places.get(c) else {
-                return Err(format!("channel {c} does not exist: the inputs have {}", places.len()));
+                return Err(format!(
+                    "channel {c} does not exist: the inputs have {}",
+                    places.len()
+                ));
             };
             if std::mem::replace(&mut taken[c], true) {
                 return Err(format!("channel {c} is taken twice"));

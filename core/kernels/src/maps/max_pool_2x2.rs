@@ -29,10 +29,14 @@ impl MapPrimitive for MaxPool2x2 {
 
     fn output(&self, inputs: &[Shape]) -> Result<Shape, String> {
         let &[(channels, height, width)] = inputs else {
-            return Err("a pool of concatenated states is not supported; use one term a state".into());
+            return Err(
+                "a pool of concatenated states is not supported; use one term a state".into()
+            );
         };
         if height < 2 || width < 2 {
-            return Err(format!("a 2x2 pool needs at least 2 rows and columns, not {height} x {width}"));
+            return Err(format!(
+                "a 2x2 pool needs at least 2 rows and columns, not {height} x {width}"
+            ));
         }
         Ok((channels, height / 2, width / 2))
     }

@@ -487,46 +487,52 @@ impl Pass<'_> {
             // The depthwise result again: cheaper than having stored it.
             let u = self.scratch(thread, self.plan.scratch.depthwise);
             self.depthwise(thread, conv, 0, g_out.height, u);
-            self.mix_weight(conv.packing, MixWeight {
-                dw: self.partial(p.chunk, conv.partial + conv.partial_mix),
-                g: dz,
-                g_row: 0,
-                g_block: pixels * 16,
-                x: u,
-                x_step: 16,
-                x_row: 0,
-                x_block: pixels * 16,
-                rows: 1,
-                cols: pixels,
-                blocks_out: conv.lanes_out.len(),
-                blocks_in: conv.lanes_in.len(),
-                lanes: conv.lanes_out.as_ptr(),
-                add: p.add,
-            });
+            self.mix_weight(
+                conv.packing,
+                MixWeight {
+                    dw: self.partial(p.chunk, conv.partial + conv.partial_mix),
+                    g: dz,
+                    g_row: 0,
+                    g_block: pixels * 16,
+                    x: u,
+                    x_step: 16,
+                    x_row: 0,
+                    x_block: pixels * 16,
+                    rows: 1,
+                    cols: pixels,
+                    blocks_out: conv.lanes_out.len(),
+                    blocks_in: conv.lanes_in.len(),
+                    lanes: conv.lanes_out.as_ptr(),
+                    add: p.add,
+                },
+            );
         }
         let du = self.gradient_tile(thread, g_out);
-        self.mix(conv.packing, Mix {
-            out: du,
-            out_step: 16,
-            out_row: g_out.row,
-            out_block: g_out.block,
-            x: dz,
-            x_step: 16,
-            x_row: g_out.width * 16,
-            x_block: pixels * 16,
-            rows: g_out.height,
-            cols: g_out.width,
-            blocks_in: conv.lanes_out.len(),
-            blocks_out: conv.lanes_in.len(),
-            lanes: conv.lanes_out.as_ptr(),
-            taps: conv.taps.as_ptr(),
-            n_taps: conv.taps.len(),
-            w: self.packed(conv.packed_back),
-            stats: std::ptr::null_mut(),
-            first: false,
-            ahead: 0,
-            add: false,
-        });
+        self.mix(
+            conv.packing,
+            Mix {
+                out: du,
+                out_step: 16,
+                out_row: g_out.row,
+                out_block: g_out.block,
+                x: dz,
+                x_step: 16,
+                x_row: g_out.width * 16,
+                x_block: pixels * 16,
+                rows: g_out.height,
+                cols: g_out.width,
+                blocks_in: conv.lanes_out.len(),
+                blocks_out: conv.lanes_in.len(),
+                lanes: conv.lanes_out.as_ptr(),
+                taps: conv.taps.as_ptr(),
+                n_taps: conv.taps.len(),
+                w: self.packed(conv.packed_back),
+                stats: std::ptr::null_mut(),
+                first: false,
+                ahead: 0,
+                add: false,
+            },
+        );
         let tile = self.tile(thread, g_in);
         for b in 0..conv.lanes_in.len() {
             if let Some(p) = partial {
@@ -583,48 +589,54 @@ impl Pass<'_> {
             let tile = self.tile(thread, g_in);
             for (t, tap) in conv.taps.iter().enumerate() {
                 let at = conv.partial + conv.partial_mix + t * blocks_in * blocks_out * 256;
-                self.mix_weight(conv.packing, MixWeight {
-                    dw: self.partial(p.chunk, at),
-                    g: dz,
-                    g_row: g_out.row,
-                    g_block: g_out.block,
-                    x: tile.offset(tap.offset),
-                    x_step: 16 * conv.stride,
-                    x_row: conv.stride * g_in.row,
-                    x_block: g_in.block,
-                    rows: g_out.height,
-                    cols: g_out.width,
-                    blocks_out,
-                    blocks_in,
-                    lanes: conv.lanes_out.as_ptr(),
-                    add: p.add,
-                });
+                self.mix_weight(
+                    conv.packing,
+                    MixWeight {
+                        dw: self.partial(p.chunk, at),
+                        g: dz,
+                        g_row: g_out.row,
+                        g_block: g_out.block,
+                        x: tile.offset(tap.offset),
+                        x_step: 16 * conv.stride,
+                        x_row: conv.stride * g_in.row,
+                        x_block: g_in.block,
+                        rows: g_out.height,
+                        cols: g_out.width,
+                        blocks_out,
+                        blocks_in,
+                        lanes: conv.lanes_out.as_ptr(),
+                        add: p.add,
+                    },
+                );
             }
         }
         let Some((out, add)) = out else { return };
         for parity in &conv.parities {
-            self.mix(conv.packing, Mix {
-                out: out.add((parity.row * g_in.width + parity.col) * 16),
-                out_step: 16 * conv.stride,
-                out_row: conv.stride * g_in.width * 16,
-                out_block: g_in.height * g_in.width * 16,
-                x: dz,
-                x_step: 16,
-                x_row: g_out.row,
-                x_block: g_out.block,
-                rows: parity.rows,
-                cols: parity.cols,
-                blocks_in: blocks_out,
-                blocks_out: blocks_in,
-                lanes: conv.lanes_out.as_ptr(),
-                taps: parity.taps.as_ptr(),
-                n_taps: parity.taps.len(),
-                w: self.packed(conv.packed_back),
-                stats: std::ptr::null_mut(),
-                first: false,
-                ahead: 0,
-                add,
-            });
+            self.mix(
+                conv.packing,
+                Mix {
+                    out: out.add((parity.row * g_in.width + parity.col) * 16),
+                    out_step: 16 * conv.stride,
+                    out_row: conv.stride * g_in.width * 16,
+                    out_block: g_in.height * g_in.width * 16,
+                    x: dz,
+                    x_step: 16,
+                    x_row: g_out.row,
+                    x_block: g_out.block,
+                    rows: parity.rows,
+                    cols: parity.cols,
+                    blocks_in: blocks_out,
+                    blocks_out: blocks_in,
+                    lanes: conv.lanes_out.as_ptr(),
+                    taps: parity.taps.as_ptr(),
+                    n_taps: parity.taps.len(),
+                    w: self.packed(conv.packed_back),
+                    stats: std::ptr::null_mut(),
+                    first: false,
+                    ahead: 0,
+                    add,
+                },
+            );
         }
     }
 }

@@ -207,17 +207,20 @@ impl Pass<'_> {
             let rows = band.min(g_out.height - first);
             let block = rows * g_out.width * 16;
             self.depthwise(thread, conv, first, rows, u);
-            self.mix(conv.packing, Mix {
-                out: z.add(first * g_out.width * 16),
-                x: u,
-                x_step: 16,
-                x_row: 0,
-                x_block: block,
-                rows: 1,
-                cols: rows * g_out.width,
-                first: first == 0,
-                ..mix
-            });
+            self.mix(
+                conv.packing,
+                Mix {
+                    out: z.add(first * g_out.width * 16),
+                    x: u,
+                    x_step: 16,
+                    x_row: 0,
+                    x_block: block,
+                    rows: 1,
+                    cols: rows * g_out.width,
+                    first: first == 0,
+                    ..mix
+                },
+            );
         }
     }
 

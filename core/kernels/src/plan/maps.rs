@@ -29,9 +29,11 @@ impl Compiler {
         let (padded, pixels) = (channels.next_multiple_of(16), height * width);
         let sources: Vec<usize> = inputs.iter().map(|id| id.0).collect();
         let packing = self.plan.states[state].packing;
-        let known = self.plan.maps.iter().position(|m| {
-            m.target.is_none() && m.map == *map && m.sources == sources
-        });
+        let known = self
+            .plan
+            .maps
+            .iter()
+            .position(|m| m.target.is_none() && m.map == *map && m.sources == sources);
         let at = known.unwrap_or_else(|| {
             let floats = padded * pixels;
             let raw = Raw::kept(self.items(packing, floats), floats);
@@ -79,7 +81,15 @@ impl Compiler {
         let state = &mut self.plan.states[last];
         state.group = state.group.max(group);
         let map = map.clone();
-        self.plan.maps.push(MapNode { map, sources, packing, shape, output, target, normed: false });
+        self.plan.maps.push(MapNode {
+            map,
+            sources,
+            packing,
+            shape,
+            output,
+            target,
+            normed: false,
+        });
         let at = self.plan.maps.len() - 1;
         self.plan.states[last].maps.push(at);
         at
@@ -117,7 +127,13 @@ impl Pass<'_> {
         if node.sources.iter().all(alike) { node.packing } else { Packing::NONE }
     }
 
-    fn output_plane(&self, node: &MapNode, data: *mut f32, packing: Packing, image: usize) -> Plane {
+    fn output_plane(
+        &self,
+        node: &MapNode,
+        data: *mut f32,
+        packing: Packing,
+        image: usize,
+    ) -> Plane {
         let (channels, height, width) = node.shape;
         let lane = if node.packing == packing { 0 } else { node.packing.lane(image) };
         Plane { data, channels, height, width, lane }

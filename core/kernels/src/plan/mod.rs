@@ -18,8 +18,8 @@ use crate::chain;
 use crate::graph::{Graph, Shape, Weight};
 use crate::maps::Map;
 use crate::primitives::Tap;
-use packing::Packing;
 pub(crate) use exec::{Buffers, Inputs, Recorded, Targets, same_bits};
+use packing::Packing;
 
 /// Weight gradients are summed over this many fixed parts of the batch, so that results do not
 /// depend on the number of threads.

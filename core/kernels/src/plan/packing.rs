@@ -62,10 +62,11 @@ pub(super) fn packings(graph: &Graph) -> Vec<Packing> {
             let fits = if is_gather(state) {
                 state.terms[0].0.input.iter().all(|id| !found[id.0].is_packed())
             } else {
-                !state.terms.is_empty() && state.terms.iter().all(|(term, chain)| {
-                    let alike = matches!(&*term.input, [id] if found[id.0] == own);
-                    alike && !matches!(term.weight, Weight::PerImage(_)) && fits(chain, own)
-                })
+                !state.terms.is_empty()
+                    && state.terms.iter().all(|(term, chain)| {
+                        let alike = matches!(&*term.input, [id] if found[id.0] == own);
+                        alike && !matches!(term.weight, Weight::PerImage(_)) && fits(chain, own)
+                    })
             };
             if fits {
                 found[index] = own;
@@ -102,5 +103,46 @@ impl State {
     /// How many images must be worked on together, for all that waits for this state.
     pub(super) fn group(&self) -> usize {
         self.group.max(self.packing.images)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::{GraphBuilder, Primitive, StateId, Term};
+
+    /// A gather of `part` of 16 channels, a separable convolution of it with `out` channels, and the
+    /// way back; the packings of the middle two.
+    fn middle(part: usize, inner: usize, exported: bool, reader: bool) -> [usize; 2] {
+        let mut b = GraphBuilder::new(16, 4, 4);
+        let pointwise = |out| Primitive::Pointwise { out, stride: 1, weight: 0 };
+        let term = |input: StateId, chain| Term { input: vec![input], chain, weight: Weight::One };
+        let below = b.state(vec![term(b.input(), vec![pointwise(16)])]).expect("a state");
+        let active = b.gather(&[below], &(0..part).collect::<Vec<_>>()).expect("a gather");
+        let chain = vec![pointwise(inner), Primitive::Relu, pointwise(part)];
+        let sum = b.state(vec![term(active, chain), term(active, vec![])]).expect("a state");
+        let channels: Vec<usize> = (0..16).collect();
+        let joined = b.gather(&[sum, below], &channels).expect("a gather");
+        if reader {
+            b.state(vec![term(sum, vec![pointwise(20)])]).expect("a state");
+        }
+        let states = if exported { vec![joined, active] } else { vec![joined] };
+        b.export(Export::Pooled { states, relu: false });
+        let found = packings(&b.finish().expect("a graph"));
+        assert!([0, below.index(), joined.index()].iter().all(|s| !found[*s].is_packed()));
+        [active, sum].map(|s| found[s.index()].images)
+    }
+
+    #[test]
+    fn few_channels_share_registers() {
+        assert_eq!(middle(4, 4, false, false), [4, 4]);
+        assert_eq!(middle(3, 4, false, false), [4, 4]);
+        assert_eq!(middle(8, 5, false, false), [2, 2]);
+        assert_eq!(middle(1, 1, false, false), [16, 16]);
+        // Too many channels at the ends or between them; read as images by an export or a sum.
+        assert_eq!(middle(12, 12, false, false), [1, 1]);
+        assert_eq!(middle(4, 5, false, false), [1, 1]);
+        assert_eq!(middle(4, 4, true, false), [1, 1]);
+        assert_eq!(middle(4, 4, false, true), [1, 1]);
     }
 }

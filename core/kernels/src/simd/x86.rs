@@ -1,12 +1,15 @@
 //! AVX-512 (one register) and AVX2 with FMA (two registers).
 
 use core::arch::x86_64::{
-    __m256, __m256i, __m512, __m512i, __mmask16, _CMP_EQ_OQ, _CMP_GT_OQ, _MM_HINT_ET0, _mm_prefetch, _mm256_add_ps,
-    _mm256_and_ps, _mm256_blendv_ps, _mm256_cmp_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_permutevar8x32_ps, _mm256_castsi256_ps, _mm256_andnot_ps, _mm256_slli_epi32, _mm256_srai_epi32,
-    _mm256_max_ps, _mm256_mul_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps,
-    _mm256_sub_ps, _mm512_add_ps, _mm512_cmp_ps_mask, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_maskz_permutexvar_ps, _mm512_cmpge_epi32_mask, _mm512_setzero_si512,
-    _mm512_mask_mov_ps, _mm512_maskz_mov_ps, _mm512_max_ps, _mm512_mul_ps, _mm512_set1_ps,
-    _mm512_setzero_ps, _mm512_storeu_ps, _mm512_sub_ps,
+    __m256, __m256i, __m512, __m512i, __mmask16, _CMP_EQ_OQ, _CMP_GT_OQ, _MM_HINT_ET0,
+    _mm_prefetch, _mm256_add_ps, _mm256_and_ps, _mm256_andnot_ps, _mm256_blendv_ps,
+    _mm256_castsi256_ps, _mm256_cmp_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256,
+    _mm256_max_ps, _mm256_mul_ps, _mm256_permutevar8x32_ps, _mm256_set1_ps, _mm256_setzero_ps,
+    _mm256_slli_epi32, _mm256_srai_epi32, _mm256_storeu_ps, _mm256_sub_ps, _mm512_add_ps,
+    _mm512_cmp_ps_mask, _mm512_cmpge_epi32_mask, _mm512_fmadd_ps, _mm512_loadu_ps,
+    _mm512_loadu_si512, _mm512_mask_mov_ps, _mm512_maskz_mov_ps, _mm512_maskz_permutexvar_ps,
+    _mm512_max_ps, _mm512_mul_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512,
+    _mm512_storeu_ps, _mm512_sub_ps,
 };
 
 use super::{LANES, Simd};
@@ -153,10 +156,7 @@ impl Simd for Avx2 {
     #[inline(always)]
     unsafe fn permute_half(self, lanes: Self::Lanes) -> Self {
         // The instruction looks at the lowest three bits of an index only.
-        Self(
-            _mm256_permutevar8x32_ps(self.0, lanes.0),
-            _mm256_permutevar8x32_ps(self.1, lanes.1),
-        )
+        Self(_mm256_permutevar8x32_ps(self.0, lanes.0), _mm256_permutevar8x32_ps(self.1, lanes.1))
     }
 }
 
