@@ -111,12 +111,12 @@ impl Chain {
                     return Err(fail(format!("stride {stride}: only 1 and 2 are supported")));
                 }
                 let max = matches!(pool, Primitive::MaxPool { .. });
-                let norm = only_norm(rest).ok_or_else(|| fail(format!("{ONLY_NORM} a pool")))?;
+                let norm = only_norm(rest, "a pool").map_err(fail)?;
                 Ok(Self::Pool { max, stride: *stride, norm, channels: input.0 })
             }
             [Primitive::Map(map), rest @ ..] => {
-                let output = map.output(inputs).map_err(&fail)?;
-                let norm = only_norm(rest).ok_or_else(|| fail(format!("{ONLY_NORM} a map")))?;
+                let output = map.output(inputs).map_err(fail)?;
+                let norm = only_norm(rest, "a map").map_err(fail)?;
                 Ok(Self::Map { map: map.clone(), norm, output })
             }
             _ => stages(primitives, input).map(Self::Convs).map_err(fail),
@@ -162,16 +162,14 @@ impl Chain {
     }
 }
 
-const ONLY_NORM: &str = "only a BatchNorm may follow";
-
 /// What follows a primitive that only a normalisation may follow.
-fn only_norm(rest: &[Primitive]) -> Option<Option<Norm>> {
+fn only_norm(rest: &[Primitive], what: &str) -> std::result::Result<Option<Norm>, String> {
     match rest {
-        [] => Some(None),
+        [] => Ok(None),
         [Primitive::BatchNorm { affine, statistics }] => {
-            Some(Some(Norm { affine: *affine, statistics: *statistics }))
+            Ok(Some(Norm { affine: *affine, statistics: *statistics }))
         }
-        _ => None,
+        _ => Err(format!("only a BatchNorm may follow {what}")),
     }
 }
 

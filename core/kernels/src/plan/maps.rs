@@ -102,6 +102,15 @@ impl Compiler {
     }
 }
 
+impl MapNode {
+    /// The image in an output, or all of its item for a map that runs on items.
+    fn plane(&self, data: *mut f32, packing: Packing, image: usize) -> Plane {
+        let (channels, height, width) = self.shape;
+        let lane = if self.packing == packing { 0 } else { self.packing.lane(image) };
+        Plane { data, channels, height, width, lane }
+    }
+}
+
 impl Pass<'_> {
     /// The image in a state, or all of its item for a map that is packed as the state is.
     unsafe fn plane(&self, state: &State, at: usize, packing: Packing, image: usize) -> Plane {
@@ -127,18 +136,6 @@ impl Pass<'_> {
         if node.sources.iter().all(alike) { node.packing } else { Packing::NONE }
     }
 
-    fn output_plane(
-        &self,
-        node: &MapNode,
-        data: *mut f32,
-        packing: Packing,
-        image: usize,
-    ) -> Plane {
-        let (channels, height, width) = node.shape;
-        let lane = if node.packing == packing { 0 } else { node.packing.lane(image) };
-        Plane { data, channels, height, width, lane }
-    }
-
     /// The maps that wait for this state, and pools and the like of the states that they are.
     pub(super) unsafe fn maps(&self, state: &State, images: &Range<usize>) {
         for node in state.maps.iter().map(|m| &self.plan.maps[*m]) {
@@ -156,7 +153,7 @@ impl Pass<'_> {
                 (self.kernels.map)(&MapForward {
                     map: &node.map,
                     x: &self.inputs_of(node, packing, image)[..node.sources.len()],
-                    out: self.output_plane(node, data, packing, image),
+                    out: node.plane(data, packing, image),
                     stats,
                     stats_row: row,
                 });
@@ -208,7 +205,7 @@ impl Pass<'_> {
         } else {
             self.scratch(thread, self.plan.scratch.lazy)
         };
-        let g = self.output_plane(node, data, packing, image);
+        let g = node.plane(data, packing, image);
         if node.target.is_none() {
             for b in 0..g.blocks() {
                 let place = (item, b, g.blocks(), g.pixels());

@@ -248,7 +248,7 @@ pub fn partial_graph(r: &mut Random) -> Graph {
             }
             let input = b.gather(&[states[source]], &(0..part).collect::<Vec<_>>()).unwrap();
             let (_, h, w) = b.shape(input);
-            for _ in 0..1 + r.below(5) {
+            for _ in 0..=r.below(5) {
                 let kind = r.below(KINDS);
                 p.affine = r.below(2) == 0;
                 // Chains with wide stages in between make the state an unpacked one: now and then.
