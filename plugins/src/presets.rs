@@ -51,9 +51,10 @@ mod tests {
             SpaceSpec {
                 name: "test-space".into(),
                 cells: ["normal", "reduce"].map(|n| CellSpec::complete(n, 2, &["a", "b"])).to_vec(),
-                skeleton: Skeleton { channels: 4, cells: 3, stem_multiplier: 3 },
+                skeleton: Skeleton::TwoInputs { channels: 4, cells: 3, stem_multiplier: 3 },
                 grammar: Grammar::TwoInputsANode,
                 mixing: Mixing::default(),
+                operation_options: std::collections::BTreeMap::new(),
             }
         }
     }
@@ -78,7 +79,10 @@ mod tests {
     fn every_preset_resolves() {
         let config = loaded();
         let names: Vec<&str> = config.methods.iter().map(|m| m.name.as_str()).collect();
-        assert_eq!(names, ["darts-1st", "darts-2nd", "pc-darts", "random", "tetlo", "tetlo-matched"]);
+        assert_eq!(
+            names,
+            ["darts-1st", "darts-2nd", "pc-darts", "random", "tetlo", "tetlo-matched"]
+        );
         for method in &config.methods {
             let name = method.name.as_str();
             if name == "random" {
@@ -88,7 +92,7 @@ mod tests {
             }
             let plugin = |p: &Option<config::PluginConfig>| p.as_ref().map(|p| p.plugin.clone());
             assert_eq!(plugin(&method.relaxation).as_deref(), Some("softmax"));
-            assert_eq!(plugin(&method.selection).as_deref(), Some("darts-top2"));
+            assert_eq!(plugin(&method.selection).as_deref(), Some("magnitude"));
             let transfer = plugin(&method.transfer_loss);
             match name {
                 "darts-1st" => assert_eq!(method.optimizer.options["order"], 1),

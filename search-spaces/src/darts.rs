@@ -72,13 +72,14 @@ impl SearchSpace for Darts {
             cells: ["normal", "reduce"]
                 .map(|name| CellSpec::complete(name, NODES, &PRIMITIVES))
                 .to_vec(),
-            skeleton: Skeleton {
+            skeleton: Skeleton::TwoInputs {
                 channels: self.options.channels,
                 cells: self.options.cells,
                 stem_multiplier: 3,
             },
             grammar: Grammar::TwoInputsANode,
             mixing: Mixing::default(),
+            operation_options: std::collections::BTreeMap::new(),
         }
     }
 }

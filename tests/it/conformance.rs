@@ -16,7 +16,9 @@ use tetlo_core::network::ImageShape;
 use tetlo_core::registry::catalog::KINDS;
 use tetlo_core::registry::{self, Entry, Kind};
 use tetlo_core::rng::{Key, Purpose, Stream};
-use tetlo_core::space::{ArchValues, CellSpec, Grammar, Mixing, Recipe, Site, Skeleton, SpaceSpec, Step};
+use tetlo_core::space::{
+    ArchValues, CellSpec, Grammar, Mixing, Recipe, Site, Skeleton, SpaceSpec, Step,
+};
 use tetlo_core::{Error, Result};
 use tetlo_plugins as _;
 use tetlo_search_spaces as _;
@@ -204,7 +206,10 @@ impl<const BUG: usize> Selection for Wrong<BUG> {
                 let operation = e.operations[0].clone();
                 GenotypeEdge { operation, from: e.from, to: e.to }
             });
-            Ok((c.name.clone(), GenotypeCell { edges: edges.collect(), concat: c.concat() }))
+            Ok((
+                c.name.clone(),
+                GenotypeCell { inputs: c.inputs, edges: edges.collect(), concat: c.concat() },
+            ))
         });
         Ok(Genotype::new(cells.collect::<Result<Vec<_>>>()?))
     }
@@ -239,9 +244,10 @@ impl<const BUG: usize> SearchSpace for Wrong<BUG> {
         SpaceSpec {
             name: "wrong".into(),
             cells: vec![cell("normal"), cell("reduce")],
-            skeleton: Skeleton { channels: 2, cells: 2, stem_multiplier: 1 },
+            skeleton: Skeleton::TwoInputs { channels: 2, cells: 2, stem_multiplier: 1 },
             grammar: Grammar::TwoInputsANode,
             mixing: Mixing::default(),
+            operation_options: std::collections::BTreeMap::new(),
         }
     }
 }

@@ -17,7 +17,8 @@ fn methods() -> String {
          auxiliary = {{ plugin = \"resnet\", options = {{ depth = 8 }} }}\n{small}\n\
          regularizers = [{{ plugin = \"beta-decay\" }}]\n\
          [evaluate]\nplugin = \"retrain\"\noptions = {{ epochs = 1, channels = 4, cells = 3, \
-         auxiliary-weight = 0.0 }}\n"
+         auxiliary-weight = 0.0, \
+         cutout = 0 }}\n"
     )
 }
 
@@ -35,7 +36,11 @@ fn searches_train_both_parameters_the_same_on_any_number_of_threads() {
             assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
             let history = npz::read(&here.join(out).join("alpha.npz")).expect("a history");
             let numbers = |(name, t): (&String, &Tensor)| {
-                (name.clone(), t.dims().to_vec(), t.flatten_all().unwrap().to_vec1::<f32>().unwrap())
+                (
+                    name.clone(),
+                    t.dims().to_vec(),
+                    t.flatten_all().unwrap().to_vec1::<f32>().unwrap(),
+                )
             };
             history.iter().map(|(name, t)| numbers((name, t))).collect::<Vec<_>>()
         };

@@ -17,7 +17,7 @@ use tetlo_core::multilevel::{Batch, Batches, cross_entropy};
 use tetlo_core::network::{ImageShape, Network, Pass, update_running_statistics};
 use tetlo_core::rng::{Key, Purpose};
 use tetlo_core::space::initial_values;
-use tetlo_engine::method::{Method, SearchState};
+use tetlo_engine::method::{Method, SearchState, transformed};
 use tetlo_engine::npz;
 use tetlo_engine::plan::Trial;
 use tetlo_engine::record::Silent;
@@ -175,6 +175,7 @@ fn eval(
                 trial.method.name
             ))),
         };
+        let space = transformed(&trial.method, space)?;
         Box::new(space.supernet(image, classes, std::sync::Arc::from(relaxation))?)
     };
     let network = network.as_ref();

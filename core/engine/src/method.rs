@@ -3,7 +3,7 @@
 use crate::accuracy::{accuracy, correct};
 use crate::loader::Loader;
 use crate::record::{Observer, event};
-use candle_core::Tensor;
+use candle_core::{DType, Device, Tensor};
 use std::cell::Cell;
 use std::sync::Arc;
 use tetlo_core::config::{MethodConfig, PluginConfig, SearchConfig};
@@ -59,6 +59,18 @@ fn needed<T: registry::Kind + ?Sized>(
     reference.ok_or_else(|| missing(config, key))?.build()
 }
 
+/// The space as the supernet of a method sees it.
+///
+/// # Errors
+/// A transform does not fit the space.
+pub fn transformed(config: &MethodConfig, mut space: SpaceSpec) -> Result<SpaceSpec> {
+    for transform in &config.transforms {
+        let transform: Box<dyn SupernetTransform> = transform.build()?;
+        space = transform.transform(space)?.validated()?;
+    }
+    Ok(space)
+}
+
 impl Method {
     /// Builds all plugins of a method for a space and images of a shape.
     ///
@@ -75,11 +87,7 @@ impl Method {
         let graph = optimizer.graph()?.validated()?;
         let estimator =
             registry::build::<dyn Hypergradient>(&graph.estimator, &graph.estimator_options)?;
-        let mut space = space;
-        for transform in &config.transforms {
-            let transform: Box<dyn SupernetTransform> = transform.build()?;
-            space = transform.transform(space)?.validated()?;
-        }
+        let space = transformed(config, space)?;
         let relaxation: Box<dyn Relaxation> =
             needed(config, "relaxation", config.relaxation.as_ref())?;
         let transfer: Option<Box<dyn TransferLoss>> =
@@ -123,6 +131,12 @@ impl Method {
             method.groups.push(group);
             method.networks.push(network);
         }
+        // A rule that does not fit the space says so before the search, not after it.
+        let architecture = method.networks[0].architecture();
+        let zeros = Tensor::zeros(architecture.len(), DType::F32, &Device::Cpu)?;
+        let zeros = ArchValues::from_flat(architecture, &zeros)?;
+        let name = config.selection.as_ref().map_or("", |s| &s.plugin);
+        method.selection.select(&method.space, &zeros).map_err(|e| e.in_plugin(name))?;
         Ok(method)
     }
 
@@ -304,8 +318,9 @@ impl Method {
         let flat = candle_core::Var::from_tensor(&state.point.architecture[0].detach())?;
         let layout = self.networks[0].architecture();
         let cells = self.space.cells.iter();
-        let alphas: Vec<Tensor> =
-            cells.map(|c| layout.view(flat.as_tensor(), &c.alphas())).collect::<Result<_>>()?;
+        let alphas: Vec<Tensor> = cells
+            .map(|c| layout.view(flat.as_tensor(), &self.space.parameter(c)))
+            .collect::<Result<_>>()?;
         let mut total: Option<Tensor> = None;
         for regularizer in &self.regularizers {
             let penalty = regularizer.penalty(&alphas, at)?;

@@ -102,6 +102,8 @@ pub enum Primitive {
     },
     /// A primitive of the folder `maps`. Only a [`Primitive::BatchNorm`] may follow it.
     Map(Map),
+    /// Mean of each 2x2 square, stride 2. Height and width must be even.
+    AvgPool2,
     /// `(z - mean) / sqrt(variance + 1e-5)`, then `gamma * y + beta` if affine.
     BatchNorm {
         /// Trainable scale and shift.

@@ -182,7 +182,7 @@ impl OperationWeights {
     pub(super) fn new(space: &SpaceSpec, relaxation: Arc<dyn Relaxation>) -> Self {
         let normalised = space.mixing.edge_normalization;
         let weights = |cell: &CellSpec| CellWeights {
-            alphas: cell.alphas(),
+            alphas: space.parameter(cell),
             betas: normalised.then(|| Betas {
                 name: cell.betas(),
                 to: cell.edges.iter().map(|e| e.to).collect(),
@@ -226,7 +226,8 @@ impl Betas {
         let values: Vec<f64> = beta.to_dtype(candle_core::DType::F64)?.to_vec1()?;
         let n = self.to.len();
         let same = |a: usize, b: usize| self.to[a] == self.to[b];
-        let largest = |a| (0..n).filter(|b| same(a, *b)).map(|b| values[b]).fold(f64::MIN, f64::max);
+        let largest =
+            |a| (0..n).filter(|b| same(a, *b)).map(|b| values[b]).fold(f64::MIN, f64::max);
         let tensor = |values: Vec<f64>, shape: &[usize]| {
             Tensor::from_vec(values, shape, beta.device())?.to_dtype(beta.dtype())
         };

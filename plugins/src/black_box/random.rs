@@ -64,9 +64,10 @@ mod tests {
         let space = SpaceSpec {
             name: "test".into(),
             cells: vec![CellSpec::complete("normal", 4, &["none", "a", "b", "c"])],
-            skeleton: Skeleton { channels: 4, cells: 3, stem_multiplier: 3 },
+            skeleton: Skeleton::TwoInputs { channels: 4, cells: 3, stem_multiplier: 3 },
             grammar: Grammar::TwoInputsANode,
             mixing: Mixing::default(),
+            operation_options: std::collections::BTreeMap::new(),
         };
         let random = Random::from_options(RandomOptions::default()).unwrap();
         let propose = |step: usize| {

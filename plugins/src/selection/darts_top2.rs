@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use tetlo_core::genotype::{Genotype, GenotypeCell, GenotypeEdge};
 use tetlo_core::kinds::Selection;
 use tetlo_core::registry::{FromOptions, NoOptions};
-use tetlo_core::space::{ArchValues, CellSpec, EdgeSpec, SpaceSpec};
+use tetlo_core::space::{ArchValues, CellSpec, EdgeSpec, Grammar, SpaceSpec};
 use tetlo_core::{Error, Result};
 
 /// The operation that no derived cell contains.
@@ -30,12 +30,21 @@ impl FromOptions for DartsTop2 {
 
 impl Selection for DartsTop2 {
     fn select(&self, space: &SpaceSpec, alphas: &ArchValues) -> Result<Genotype> {
+        if space.grammar != Grammar::TwoInputsANode {
+            return Err(Error::config_hint(
+                format!(
+                    "this rule keeps two inputs a node, but a cell of the space `{}` has one \
+                     operation on every edge",
+                    space.name
+                ),
+                "use the selection `argmax`, or `magnitude`, which fits both",
+            ));
+        }
         let mut cells = Vec::with_capacity(space.cells.len());
         for cell in &space.cells {
             let columns = cell.edges.first().map_or(0, |e| e.operations.len());
-            let name = format!("alphas_{}", cell.name);
-            let alpha = alphas.matrix(&name, cell.edges.len(), columns)?;
-            let name = format!("betas_{}", cell.name);
+            let alpha = alphas.matrix(&space.parameter(cell), cell.edges.len(), columns)?;
+            let name = cell.betas();
             let beta = if alphas.contains(&name) {
                 Some(alphas.matrix(&name, cell.edges.len(), 1)?)
             } else {
@@ -60,7 +69,7 @@ fn select_cell(
     beta: Option<&[Vec<f64>]>,
 ) -> Result<GenotypeCell> {
     let mut edges = Vec::with_capacity(2 * cell.nodes);
-    for to in 2..cell.nodes + 2 {
+    for to in cell.inputs..cell.states() {
         let mut candidates = Vec::new();
         let into: Vec<usize> = (0..cell.edges.len()).filter(|e| cell.edges[*e].to == to).collect();
         let betas: Vec<f64> = into.iter().filter_map(|e| beta.map(|b| b[*e][0])).collect();
@@ -92,7 +101,7 @@ fn select_cell(
             to,
         }));
     }
-    Ok(GenotypeCell { edges, concat: cell.concat() })
+    Ok(GenotypeCell { inputs: cell.inputs, edges, concat: cell.concat() })
 }
 
 /// The first operation with the largest α that is not `none`, and its softmax weight.
@@ -126,15 +135,16 @@ tetlo_core::register_selection!(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tetlo_core::space::{Grammar, Mixing, Skeleton};
+    use tetlo_core::space::{Mixing, Skeleton};
 
     fn space(nodes: usize, operations: &[&str]) -> SpaceSpec {
         SpaceSpec {
             name: "test".into(),
             cells: vec![CellSpec::complete("normal", nodes, operations)],
-            skeleton: Skeleton { channels: 2, cells: 1, stem_multiplier: 1 },
+            skeleton: Skeleton::TwoInputs { channels: 2, cells: 1, stem_multiplier: 1 },
             grammar: Grammar::TwoInputsANode,
             mixing: Mixing::default(),
+            operation_options: std::collections::BTreeMap::new(),
         }
     }
 
@@ -201,11 +211,12 @@ mod tests {
     fn edge_weights_decide_between_edges() {
         let space = space(2, &["none", "skip", "conv"]);
         // Into node 1: α gives softmax weights of 1/2, 2/5 and 2/5; β one third each but for edge 4.
-        let rows: Vec<Vec<f64>> = [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0], [1.0, 2.0, 1.0], [1.0, 1.0, 0.5]]
-            .iter()
-            .chain(&[[1.0, 0.5, 1.0]])
-            .map(|r| r.iter().map(|v: &f64| v.ln()).collect())
-            .collect();
+        let rows: Vec<Vec<f64>> =
+            [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0], [1.0, 2.0, 1.0], [1.0, 1.0, 0.5]]
+                .iter()
+                .chain(&[[1.0, 0.5, 1.0]])
+                .map(|r| r.iter().map(|v: &f64| v.ln()).collect())
+                .collect();
         let edges = |betas: [f64; 5]| {
             let betas = betas.iter().map(|b: &f64| vec![b.ln()]).collect();
             let values = ArchValues::default()

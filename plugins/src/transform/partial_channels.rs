@@ -51,7 +51,7 @@ impl FromOptions for PartialChannels {
 
 impl SupernetTransform for PartialChannels {
     fn transform(&self, space: SpaceSpec) -> Result<SpaceSpec> {
-        let (factor, channels) = (self.mixing.factor, space.skeleton.channels);
+        let (factor, channels) = (self.mixing.factor, space.skeleton.channels());
         if !channels.is_multiple_of(factor) {
             return Err(Error::config_hint(
                 format!(
@@ -81,8 +81,9 @@ mod tests {
         let space = SpaceSpec {
             name: "test".into(),
             cells: vec![cell("normal"), cell("reduce")],
-            skeleton: Skeleton { channels: 12, cells: 3, stem_multiplier: 3 },
+            skeleton: Skeleton::TwoInputs { channels: 12, cells: 3, stem_multiplier: 3 },
             grammar: Grammar::TwoInputsANode,
+            operation_options: std::collections::BTreeMap::new(),
             mixing: Mixing::default(),
         };
         let options = PartialChannelsOptions { factor, edge_normalization };

@@ -179,8 +179,11 @@ unsafe fn statistics<V: Simd>(a: &MapForward<'_>) {
     for b in 0..a.out.blocks() {
         let z = a.out.block(b);
         let mut moments = Moments::<V>::new();
-        for p in 0..a.out.pixels() {
-            moments.add(V::load(z.add(p * 16)), p == 0);
+        for r in 0..a.out.height {
+            for p in r * a.out.width..(r + 1) * a.out.width {
+                moments.add(V::load(z.add(p * 16)), p == 0);
+            }
+            moments.end_row();
         }
         moments.store(a.stats.add(b * 16), a.stats_row);
     }

@@ -277,7 +277,7 @@ impl Pass<'_> {
         if lacks { 16 } else { 0 }
     }
 
-    pub(super) unsafe fn mix(&self, packing: Packing, mix: Mix) {
+    pub(super) unsafe fn run_mix(&self, packing: Packing, mix: Mix) {
         if packing.is_packed() {
             (self.kernels.packed_mix)(&PackedMix { mix, width: packing.width });
         } else {
@@ -285,7 +285,7 @@ impl Pass<'_> {
         }
     }
 
-    pub(super) unsafe fn mix_weight(&self, packing: Packing, mix: MixWeight) {
+    pub(super) unsafe fn run_mix_weight(&self, packing: Packing, mix: MixWeight) {
         if packing.is_packed() {
             (self.kernels.packed_mix_weight)(&PackedMixWeight { mix, width: packing.width });
         } else {
@@ -328,6 +328,35 @@ impl Pass<'_> {
                     relu: conv.relu,
                 });
                 block += 1;
+            }
+        }
+    }
+
+    /// Some rows of the input of a bundle's first convolution, densely into `out`.
+    pub(super) unsafe fn source_rows(
+        &self,
+        image: usize,
+        sources: &[usize],
+        relu: bool,
+        (first, rows): (usize, usize),
+        mut out: *mut f32,
+    ) {
+        for &s in sources {
+            let s = &self.plan.states[s];
+            let x = self.activation(s.x + image * s.floats + first * s.width * 16);
+            let cols = rows * s.width;
+            for b in 0..s.blocks {
+                (self.kernels.fill)(&Fill {
+                    out,
+                    out_row: 0,
+                    x: x.add(b * s.pixels() * 16),
+                    rows: 1,
+                    cols,
+                    s: std::ptr::null(),
+                    t: std::ptr::null(),
+                    relu,
+                });
+                out = out.add(cols * 16);
             }
         }
     }

@@ -16,6 +16,7 @@ pub(crate) mod mix;
 pub(crate) mod packed;
 pub(crate) mod pool;
 pub(crate) mod stream;
+pub(crate) mod winograd;
 
 use std::sync::OnceLock;
 
@@ -26,6 +27,7 @@ pub(crate) use mix::{Mix, MixWeight};
 pub(crate) use packed::{PackedMix, PackedMixWeight};
 pub(crate) use pool::{Pool, PoolBack};
 pub(crate) use stream::{Dots, Fill, Lazy, Mask, Rectify, Scaled, Sum};
+pub(crate) use winograd::{ELEMENTS, Filters, Gather, Winograd, WinogradWeight, room};
 
 /// The kernels of one instruction set.
 pub(crate) struct Kernels {
@@ -36,6 +38,10 @@ pub(crate) struct Kernels {
     pub mix_weight: unsafe fn(&MixWeight),
     pub packed_mix: unsafe fn(&PackedMix),
     pub packed_mix_weight: unsafe fn(&PackedMixWeight),
+    pub winograd: unsafe fn(&Winograd),
+    pub winograd_weight: unsafe fn(&WinogradWeight),
+    pub filters: unsafe fn(&Filters),
+    pub gather: unsafe fn(&Gather),
     pub sum: unsafe fn(&Sum),
     pub dots: unsafe fn(&Dots),
     pub fill: unsafe fn(&Fill),
@@ -65,6 +71,10 @@ macro_rules! table {
                 mix_weight(MixWeight) mix::mix_weight::<$V, $M, $N>;
                 packed_mix(PackedMix) packed::packed_mix::<$V, $P>;
                 packed_mix_weight(PackedMixWeight) packed::packed_mix_weight::<$V>;
+                winograd(Winograd) winograd::winograd::<$V, $P, $Q>;
+                winograd_weight(WinogradWeight) winograd::winograd_weight::<$V, $M, $N>;
+                filters(Filters) winograd::filters::<$V>;
+                gather(Gather) winograd::gather::<$V>;
                 sum(Sum) stream::sum::<$V, $P>;
                 dots(Dots) stream::dots::<$V>;
                 fill(Fill) stream::fill::<$V>;
@@ -84,6 +94,10 @@ macro_rules! table {
                 mix_weight,
                 packed_mix,
                 packed_mix_weight,
+                winograd,
+                winograd_weight,
+                filters,
+                gather,
                 sum,
                 dots,
                 fill,
