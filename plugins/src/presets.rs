@@ -5,6 +5,11 @@ use tetlo_core::register_preset;
 register_preset!("darts-1st", "DARTS, first order", include_str!("../presets/darts-1st.toml"));
 register_preset!("darts-2nd", "DARTS, second order", include_str!("../presets/darts-2nd.toml"));
 register_preset!(
+    "pc-darts",
+    "PC-DARTS: partial channel connections with edge normalisation",
+    include_str!("../presets/pc-darts.toml")
+);
+register_preset!(
     "tetlo",
     "TETLO over DARTS with QRS: both hypergradients added",
     include_str!("../presets/tetlo.toml")
@@ -27,7 +32,7 @@ mod tests {
     use tetlo_core::config::{self, CompareConfig, OptimizerKind, presets};
     use tetlo_core::kinds::SearchSpace;
     use tetlo_core::registry::{FromOptions, NoOptions};
-    use tetlo_core::space::{CellSpec, Grammar, Skeleton, SpaceSpec};
+    use tetlo_core::space::{CellSpec, Grammar, Mixing, Skeleton, SpaceSpec};
 
     /// A space, since the built-in ones are another crate's.
     #[derive(Debug)]
@@ -48,6 +53,7 @@ mod tests {
                 cells: ["normal", "reduce"].map(|n| CellSpec::complete(n, 2, &["a", "b"])).to_vec(),
                 skeleton: Skeleton::TwoInputs { channels: 4, cells: 3, stem_multiplier: 3 },
                 grammar: Grammar::TwoInputsANode,
+                mixing: Mixing::default(),
                 operation_options: std::collections::BTreeMap::new(),
             }
         }
@@ -73,7 +79,10 @@ mod tests {
     fn every_preset_resolves() {
         let config = loaded();
         let names: Vec<&str> = config.methods.iter().map(|m| m.name.as_str()).collect();
-        assert_eq!(names, ["darts-1st", "darts-2nd", "random", "tetlo", "tetlo-matched"]);
+        assert_eq!(
+            names,
+            ["darts-1st", "darts-2nd", "pc-darts", "random", "tetlo", "tetlo-matched"]
+        );
         for method in &config.methods {
             let name = method.name.as_str();
             if name == "random" {
@@ -88,6 +97,15 @@ mod tests {
             match name {
                 "darts-1st" => assert_eq!(method.optimizer.options["order"], 1),
                 "darts-2nd" => assert_eq!(method.optimizer.options["order"], 2),
+                "pc-darts" => {
+                    assert_eq!(method.optimizer.options["warmup-epochs"], 15);
+                    assert_eq!(method.transforms[0].plugin, "partial-channels");
+                    assert_eq!(method.transforms[0].options["factor"], 4);
+                    let search = &method.search;
+                    assert_eq!((search.batch_size, search.epochs), (256, 50));
+                    let rates = [search.learning_rate, search.learning_rate_min];
+                    assert_eq!((rates, search.arch_learning_rate), ([0.1, 0.0], 6e-4));
+                }
                 _ => {
                     let combine = if name == "tetlo" { "sum" } else { "norm-matched" };
                     assert_eq!(method.optimizer.options["combine"], combine);

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tetlo_core::kinds::SearchSpace;
 use tetlo_core::registry::FromOptions;
-use tetlo_core::space::{CellSpec, Grammar, Skeleton, SpaceSpec};
+use tetlo_core::space::{CellSpec, Grammar, Mixing, Skeleton, SpaceSpec};
 use tetlo_core::{Error, Result};
 
 /// The candidate operations of every edge, in the order of the columns of α.
@@ -78,6 +78,7 @@ impl SearchSpace for Darts {
                 stem_multiplier: 3,
             },
             grammar: Grammar::TwoInputsANode,
+            mixing: Mixing::default(),
             operation_options: std::collections::BTreeMap::new(),
         }
     }

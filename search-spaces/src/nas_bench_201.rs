@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tetlo_core::kinds::SearchSpace;
 use tetlo_core::registry::FromOptions;
-use tetlo_core::space::{CellSpec, Grammar, SINGLE_CELL, Skeleton, SpaceSpec};
+use tetlo_core::space::{CellSpec, Grammar, Mixing, SINGLE_CELL, Skeleton, SpaceSpec};
 use tetlo_core::{Error, Result};
 
 /// The candidate operations of every edge, in the order of the columns of α.
@@ -71,6 +71,7 @@ impl SearchSpace for NasBench201 {
             skeleton: Skeleton::ResidualStages { channels, cells },
             grammar: Grammar::OneOperationAnEdge,
             operation_options: [("avg_pool_3x3".to_owned(), json!({"normalise": false}))].into(),
+            mixing: Mixing::default(),
         }
     }
 }

@@ -16,7 +16,9 @@ use tetlo_core::network::ImageShape;
 use tetlo_core::registry::catalog::KINDS;
 use tetlo_core::registry::{self, Entry, Kind};
 use tetlo_core::rng::{Key, Purpose, Stream};
-use tetlo_core::space::{ArchValues, CellSpec, Grammar, Recipe, Site, Skeleton, SpaceSpec, Step};
+use tetlo_core::space::{
+    ArchValues, CellSpec, Grammar, Mixing, Recipe, Site, Skeleton, SpaceSpec, Step,
+};
 use tetlo_core::{Error, Result};
 use tetlo_plugins as _;
 use tetlo_search_spaces as _;
@@ -244,6 +246,7 @@ impl<const BUG: usize> SearchSpace for Wrong<BUG> {
             cells: vec![cell("normal"), cell("reduce")],
             skeleton: Skeleton::TwoInputs { channels: 2, cells: 2, stem_multiplier: 1 },
             grammar: Grammar::TwoInputsANode,
+            mixing: Mixing::default(),
             operation_options: std::collections::BTreeMap::new(),
         }
     }

@@ -7,5 +7,6 @@ mod hypergradient;
 mod invariants;
 mod nas_bench_201;
 mod network;
+mod partial;
 mod plugins;
 mod tetlo;

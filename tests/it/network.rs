@@ -58,7 +58,8 @@ fn limits(name: &str, shape: &[usize]) -> (f64, f64) {
     let last = name.rsplit('.').next().unwrap_or(name);
     let half = if name.starts_with("momentum/") {
         0.05
-    } else if name.starts_with("alphas_") || name == "arch_parameters" {
+    } else if name.starts_with("alphas_") || name.starts_with("betas_") || name == "arch_parameters"
+    {
         0.5 * 3f64.sqrt()
     } else if last == "running_var" || (last == "weight" && shape.len() == 1) {
         return (0.5, 1.5);
@@ -125,6 +126,13 @@ plugin = "retrain"
 options = {{ channels = {channels}, cells = {cells}, auxiliary-weight = {auxiliary:?} }}
 "#
     );
+    if let Some(factor) = case["factor"].as_u64() {
+        let _ = writeln!(
+            text,
+            "[[method]]\nname = \"partial\"\npreset = \"pc-darts\"\n\
+             transforms = [{{ plugin = \"partial-channels\", options = {{ factor = {factor} }} }}]"
+        );
+    }
     for method in ["darts-1st", "darts-2nd"] {
         let _ = writeln!(text, "[[method]]\nname = \"{method}\"\npreset = \"{method}\"");
     }

@@ -317,11 +317,9 @@ impl Method {
         }
         let flat = candle_core::Var::from_tensor(&state.point.architecture[0].detach())?;
         let layout = self.networks[0].architecture();
-        let alphas: Vec<Tensor> = layout
-            .entries()
-            .iter()
-            .map(|e| layout.view(flat.as_tensor(), &e.name))
-            .collect::<Result<_>>()?;
+        let cells = self.space.cells.iter();
+        let alphas: Vec<Tensor> =
+            cells.map(|c| layout.view(flat.as_tensor(), &c.alphas())).collect::<Result<_>>()?;
         let mut total: Option<Tensor> = None;
         for regularizer in &self.regularizers {
             let penalty = regularizer.penalty(&alphas, at)?;

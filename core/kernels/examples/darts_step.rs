@@ -1,12 +1,14 @@
 //! Times a first-order search step of the DARTS supernet: eight operations on every edge, through
-//! one candle operation. `darts_step [channels layers nodes batch image threads repetitions]`.
+//! one candle operation. `darts_step [channels layers nodes batch image threads repetitions factor]`;
+//! with a factor K > 1 the operations see one channel in K, as in PC-DARTS.
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a benchmark")]
 
 use std::time::Instant;
 
 use candle_core::{D, Device, Result, Tensor, Var};
 use tetlo_kernels::{
-    Affine, Export, GraphBuilder, Mode, Network, Primitive, StateId, Term, Weight, set_threads,
+    Affine, Export, GraphBuilder, Map, MaxPool2x2, Mode, Network, Primitive, StateId, Term, Weight,
+    set_threads,
 };
 
 const OPERATIONS: usize = 8;
@@ -74,6 +76,7 @@ struct Supernet {
     network: Network,
     weights: usize,
     ops: usize,
+    edges: usize,
     features: usize,
 }
 
@@ -86,6 +89,7 @@ fn supernet(
     layers: usize,
     nodes: usize,
     image: usize,
+    factor: usize,
 ) -> tetlo_kernels::Result<Supernet> {
     let mut b = GraphBuilder::new(3, image, image);
     let mut o = Offsets::default();
@@ -111,17 +115,36 @@ fn supernet(
         let mut states = vec![b.state(vec![term(&before, chain, Weight::One)])?];
         let chain = o.pointwise(channels(&b, &last), c);
         states.push(b.state(vec![term(&last, chain, Weight::One)])?);
-        let mut row = 0;
+        let (mut row, mut active) = (0, Vec::new());
         for node in 0..nodes {
-            let mut terms = Vec::new();
+            let (mut terms, mut past) = (Vec::new(), Vec::new());
             for (j, source) in states[..node + 2].iter().enumerate() {
-                for (op, chain) in o.edge(c, if reduce && j < 2 { 2 } else { 1 }) {
-                    let index = (usize::from(reduce) * edges + row) * OPERATIONS + op;
-                    terms.push(term(&[*source], chain, Weight::Shared(index)));
+                let stride = if reduce && j < 2 { 2 } else { 1 };
+                if factor > 1 && active.len() == j {
+                    active.push(b.gather(&[*source], &(0..c / factor).collect::<Vec<_>>())?);
                 }
+                let input = if factor > 1 { active[j] } else { *source };
+                for (op, chain) in o.edge(c / factor, stride) {
+                    let index = (usize::from(reduce) * edges + row) * OPERATIONS + op;
+                    terms.push(term(&[input], chain, Weight::Shared(index)));
+                }
+                let pool = vec![Primitive::Map(Map::MaxPool2x2(MaxPool2x2))];
+                let chain = if stride == 2 { pool } else { vec![] };
+                let weight =
+                    Weight::Shared(2 * edges * OPERATIONS + usize::from(reduce) * edges + row);
+                past.push(term(&[*source], chain, weight));
                 row += 1;
             }
-            states.push(b.state(terms)?);
+            let mixed = b.state(terms)?;
+            states.push(if factor > 1 {
+                let past = b.state(past)?;
+                let part = c / factor;
+                let joined = |k: usize| if k < part { k } else { k + part };
+                let shuffled = (0..c).map(|k| joined(k % factor * part + k / factor));
+                b.gather(&[mixed, past], &shuffled.collect::<Vec<_>>())?
+            } else {
+                mixed
+            });
         }
         before = last;
         last = states.split_off(2);
@@ -129,7 +152,13 @@ fn supernet(
     }
     b.export(Export::Pooled { states: last, relu: false });
     let network = Network::new(b.finish()?);
-    Ok(Supernet { network, weights: o.weights, ops: 2 * edges * OPERATIONS, features: nodes * c })
+    Ok(Supernet {
+        network,
+        weights: o.weights,
+        ops: 2 * edges * OPERATIONS,
+        edges: 2 * edges,
+        features: nodes * c,
+    })
 }
 
 /// Milliseconds of wall time, or (with `CPU_TIME` set, on Linux) of this thread: for machines that
@@ -175,7 +204,8 @@ fn main() -> Result<()> {
     set_threads(arg(5, 1));
     let repetitions = arg(6, 7);
     let device = &Device::Cpu;
-    let net = supernet(c, layers, nodes, image)?;
+    let net = supernet(c, layers, nodes, image, arg(7, 1))?;
+    let edge_weights = Tensor::full(0.25f32, net.edges, device)?;
     let mut r = random(1);
     let classes = 10;
     let head = classes * (net.features + 1);
@@ -196,6 +226,7 @@ fn main() -> Result<()> {
         let alpha = alpha.reshape(((), OPERATIONS))?;
         let exp = alpha.broadcast_sub(&alpha.max_keepdim(D::Minus1)?.detach())?.exp()?;
         let ops = exp.broadcast_div(&exp.sum_keepdim(D::Minus1)?)?.flatten_all()?;
+        let ops = Tensor::cat(&[&ops, &edge_weights], 0)?;
         let features = net.network.forward(&images, weights, &ops, Mode::Train)?.exports[0].clone();
         let logits = features
             .matmul(&linear.narrow(0, 0, net.features)?)?

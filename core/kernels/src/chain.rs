@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::graph::{Affine, Primitive, Shape};
+use crate::maps::Map;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Chain {
@@ -15,6 +16,11 @@ pub(crate) enum Chain {
         stride: usize,
         norm: Option<Norm>,
         channels: usize,
+    },
+    Map {
+        map: Map,
+        norm: Option<Norm>,
+        output: Shape,
     },
     Convs(Vec<Stage>),
 }
@@ -112,10 +118,11 @@ impl Norm {
 }
 
 impl Chain {
-    pub(crate) fn parse(primitives: &[Primitive], input: Shape, inputs: usize) -> Result<Self> {
+    /// `input` is the shape of the concatenation of `inputs`.
+    pub(crate) fn parse(primitives: &[Primitive], input: Shape, inputs: &[Shape]) -> Result<Self> {
         let fail = |reason: String| Error::Chain { chain: names(primitives), reason };
         let single = |what: &str| {
-            if inputs == 1 {
+            if inputs.len() == 1 {
                 Ok(())
             } else {
                 Err(fail(format!(
@@ -151,14 +158,13 @@ impl Chain {
                     )));
                 }
                 let max = matches!(pool, Primitive::MaxPool { .. });
-                let norm = match rest {
-                    [] => None,
-                    [Primitive::BatchNorm { affine, statistics }] => {
-                        Some(Norm { affine: *affine, statistics: *statistics })
-                    }
-                    _ => return Err(fail("only a BatchNorm may follow a pool".into())),
-                };
+                let norm = only_norm(rest, "a pool").map_err(fail)?;
                 Ok(Self::Pool { max, size, stride, norm, channels: input.0 })
+            }
+            [Primitive::Map(map), rest @ ..] => {
+                let output = map.output(inputs).map_err(fail)?;
+                let norm = only_norm(rest, "a map").map_err(fail)?;
+                Ok(Self::Map { map: map.clone(), norm, output })
             }
             _ => stages(primitives, input).map(Self::Convs).map_err(fail),
         }
@@ -170,6 +176,7 @@ impl Chain {
             Self::Pool { stride, .. } => {
                 (input.0, out_size(input.1, *stride), out_size(input.2, *stride))
             }
+            Self::Map { output, .. } => *output,
             Self::Convs(stages) => stages.last().map_or(input, |s| s.output),
         }
     }
@@ -179,6 +186,7 @@ impl Chain {
         match self {
             Self::Identity { .. } => vec![],
             Self::Pool { norm, channels, .. } => norm.map_or(vec![], |n| n.weights(*channels)),
+            Self::Map { norm, output, .. } => norm.map_or(vec![], |n| n.weights(output.0)),
             Self::Convs(stages) => stages.iter().flat_map(Stage::weights).collect(),
         }
     }
@@ -193,10 +201,22 @@ impl Chain {
         match self {
             Self::Identity { .. } => 0,
             Self::Pool { norm, channels, .. } => end(norm, *channels),
+            Self::Map { norm, output, .. } => end(norm, output.0),
             Self::Convs(stages) => {
                 stages.iter().map(|s| end(&s.norm, s.output.0)).max().unwrap_or(0)
             }
         }
+    }
+}
+
+/// What follows a primitive that only a normalisation may follow.
+fn only_norm(rest: &[Primitive], what: &str) -> std::result::Result<Option<Norm>, String> {
+    match rest {
+        [] => Ok(None),
+        [Primitive::BatchNorm { affine, statistics }] => {
+            Ok(Some(Norm { affine: *affine, statistics: *statistics }))
+        }
+        _ => Err(format!("only a BatchNorm may follow {what}")),
     }
 }
 
@@ -217,6 +237,7 @@ fn names(primitives: &[Primitive]) -> String {
         Primitive::FactorizedReduce { out, .. } => format!("FactorizedReduce to {out}"),
         Primitive::MaxPool { stride } => format!("MaxPool stride {stride}"),
         Primitive::AvgPool { stride } => format!("AvgPool stride {stride}"),
+        Primitive::Map(map) => map.name().to_owned(),
         Primitive::AvgPool2 => "AvgPool2".to_owned(),
         Primitive::BatchNorm { affine: Some(_), .. } => "BatchNorm affine".to_owned(),
         Primitive::BatchNorm { .. } => "BatchNorm".to_owned(),
@@ -278,7 +299,7 @@ fn convolution(
         [] => return Err("a Relu at the end must be alone".into()),
         _ => {
             return Err("expected a convolution here: the supported chains are (Relu?, Depthwise + Pointwise | \
-                        Pointwise | Dense | FactorizedReduce, BatchNorm?) repeated, (MaxPool | AvgPool | AvgPool2, \
+                        Pointwise | Dense | FactorizedReduce, BatchNorm?) repeated, (MaxPool | AvgPool | AvgPool2 | a map, \
                         BatchNorm?), BatchNorm alone, Relu alone, or nothing"
                 .into());
         }

@@ -2,6 +2,7 @@
 
 use crate::chain::Chain;
 use crate::error::{Error, Result};
+use crate::maps::{Gather, Map};
 
 /// (channels, height, width).
 pub type Shape = (usize, usize, usize);
@@ -40,8 +41,9 @@ pub struct Affine {
 
 /// One step of a term. `weight` and the like are offsets in the flat weight vector.
 ///
-/// Spatial sizes: `output = (size - 1) / stride + 1`. Strides are 1 or 2, kernels odd.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Spatial sizes: `output = (size - 1) / stride + 1`, unless a [`Map`] says otherwise. Strides are 1 or
+/// 2, kernels odd.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Primitive {
     /// `max(0, x)`.
     Relu,
@@ -98,6 +100,8 @@ pub enum Primitive {
         /// Step between outputs.
         stride: usize,
     },
+    /// A primitive of the folder `maps`. Only a [`Primitive::BatchNorm`] may follow it.
+    Map(Map),
     /// Mean of each 2x2 square, stride 2. Height and width must be even.
     AvgPool2,
     /// `(z - mean) / sqrt(variance + 1e-5)`, then `gamma * y + beta` if affine.
@@ -264,6 +268,17 @@ impl GraphBuilder {
         Ok(StateId(self.states.len() - 1))
     }
 
+    /// Adds a state of channels of other states: its channel k is channel `channels[k]` of the
+    /// concatenation of `inputs`. No channel may be taken twice.
+    pub fn gather(&mut self, inputs: &[StateId], channels: &[usize]) -> Result<StateId> {
+        let shapes = self.shapes(inputs)?;
+        let counts: Vec<usize> = shapes.iter().map(|s| s.0).collect();
+        let gather = Gather::new(&counts, channels)
+            .map_err(|reason| Error::Chain { chain: "Gather".into(), reason })?;
+        let chain = vec![Primitive::Map(Map::Gather(gather))];
+        self.state(vec![Term { input: inputs.to_vec(), chain, weight: Weight::One }])
+    }
+
     /// Shape of a state of this graph.
     ///
     /// # Panics
@@ -316,12 +331,16 @@ impl GraphBuilder {
         }
     }
 
-    fn concatenated(&self, states: &[StateId], empty: &'static str) -> Result<Shape> {
-        let mut shapes = Vec::with_capacity(states.len());
-        for id in states {
+    fn shapes(&self, states: &[StateId]) -> Result<Vec<Shape>> {
+        let shape = |id: &StateId| {
             let state = self.states.get(id.0).ok_or(Error::UnknownState { state: id.0 })?;
-            shapes.push(state.shape);
-        }
+            Ok(state.shape)
+        };
+        states.iter().map(shape).collect()
+    }
+
+    fn concatenated(&self, states: &[StateId], empty: &'static str) -> Result<Shape> {
+        let shapes = self.shapes(states)?;
         let Some(&first) = shapes.first() else { return Err(Error::Empty { what: empty }) };
         if let Some(&other) = shapes.iter().find(|s| (s.1, s.2) != (first.1, first.2)) {
             return Err(Error::InputSize { first, other });
@@ -331,7 +350,7 @@ impl GraphBuilder {
 
     fn check(&self, term: &Term) -> Result<(Shape, Chain)> {
         let input = self.concatenated(&term.input, "a term needs an input")?;
-        let chain = Chain::parse(&term.chain, input, term.input.len())?;
+        let chain = Chain::parse(&term.chain, input, &self.shapes(&term.input)?)?;
         Ok((chain.output(input), chain))
     }
 }

@@ -13,6 +13,7 @@ mod chain;
 mod counters;
 mod error;
 mod graph;
+mod maps;
 mod network;
 mod plan;
 mod primitives;
@@ -25,6 +26,7 @@ pub use error::{Error, Result};
 pub use graph::{
     Affine, Export, ExportId, Graph, GraphBuilder, Primitive, Shape, StateId, Term, Weight,
 };
+pub use maps::{Gather, Map, MaxPool2x2};
 pub use network::{Mode, Network, Outputs};
 pub use plan::Plan;
 pub use threads::{set_threads, threads};

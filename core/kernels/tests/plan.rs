@@ -4,7 +4,8 @@
 mod common;
 
 use common::{
-    Data, KINDS, Places, Random, chain, differences, expect, random_graph, run, single_precision,
+    Data, KINDS, Places, Random, chain, differences, expect, partial_graph, random_graph, run,
+    single_precision,
 };
 use proptest::prelude::*;
 use tetlo_kernels::{Export, Graph, GraphBuilder, Network, Primitive, Term, Weight, simd_paths};
@@ -134,4 +135,16 @@ fn shared_weights() {
     let graph = b.finish().unwrap();
     let data = Data::random(&graph, &mut r, 4);
     check(&graph, &data, "shared weights");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn partial_channels(seed in any::<u64>(), batch in 1..10usize) {
+        let mut r = Random::new(seed);
+        let graph = partial_graph(&mut r);
+        let data = Data::random(&graph, &mut r, batch);
+        check(&graph, &data, &format!("seed {seed} batch {batch}"));
+    }
 }

@@ -3,15 +3,16 @@
 
 mod common;
 
-use common::{Data, Random, random_graph, run};
+use common::{Data, Random, partial_graph, random_graph, run};
 use tetlo_kernels::{Network, set_threads, simd_paths, threads};
 
 #[test]
 fn any_number_of_threads() {
-    for seed in 0..16 {
+    for seed in 0..24 {
         let mut r = Random::new(seed);
         let batch = 1 + r.below(9);
-        let (graph, _, _) = random_graph(&mut r, batch);
+        let graph =
+            if seed % 3 == 0 { partial_graph(&mut r) } else { random_graph(&mut r, batch).0 };
         let data = Data::random(&graph, &mut r, batch);
         for simd in simd_paths() {
             let network = Network::with_simd(graph.clone(), simd).unwrap();

@@ -4,6 +4,7 @@
 
 use super::head::AuxiliaryHead;
 use super::lower::NetworkBuilder;
+use super::mixing::{Mixed, OperationWeights, Places};
 use super::model::{KernelNetwork, MASK_STRIDE, Top};
 use super::recipe::{Recipe, Site, Step};
 use super::skeleton::Skeleton;
@@ -177,13 +178,8 @@ impl SpaceSpec {
         classes: usize,
         relaxation: Arc<dyn Relaxation>,
     ) -> Result<KernelNetwork> {
-        // Where the weights of each kind of cell start in the flat operation weights.
-        let mut starts = BTreeMap::new();
-        let mut at = 0;
-        for cell in &self.cells {
-            starts.insert(cell.name.as_str(), at);
-            at += cell.edges.len() * cell.edges[0].operations.len();
-        }
+        self.mixing.check(self.skeleton.channels()).map_err(Error::config)?;
+        let places = Places::new(self);
         let mut stack = Stack::new(self, image, self.skeleton.channels(), false)?;
         for i in 0..self.skeleton.positions() {
             let reduction = self.skeleton.is_reduction(i);
@@ -191,7 +187,7 @@ impl SpaceSpec {
                 stack.channels *= 2;
             }
             let output = match self.skeleton.kind_at(i) {
-                Some(name) => mixed_cell(&mut stack, i, name, reduction, starts[name])?,
+                Some(name) => mixed_cell(&mut stack, i, name, reduction, &places)?,
                 None => stack.residual_block(i)?,
             };
             stack.push(output, reduction);
@@ -203,7 +199,7 @@ impl SpaceSpec {
             classes,
             classifier: "classifier",
             architecture: self.architecture(),
-            relaxation: Some(relaxation),
+            operation_weights: Some(OperationWeights::new(self, relaxation)),
             auxiliary: None,
             droppable: 0,
         };
@@ -264,7 +260,7 @@ impl SpaceSpec {
             classes,
             classifier: "classifier",
             architecture: Layout::new(),
-            relaxation: None,
+            operation_weights: None,
             auxiliary,
             droppable,
         };
@@ -277,30 +273,32 @@ fn mixed_cell(
     i: usize,
     name: &str,
     reduction: bool,
-    start: usize,
+    places: &Places,
 ) -> Result<Vec<StateId>> {
     let spec = stack.spec;
     let cell = spec
         .cell(name)
         .ok_or_else(|| Error::config(format!("space `{}` has no cell `{name}`", spec.name)))?;
     let mut states = stack.inputs(i)?;
-    let columns = cell.edges[0].operations.len();
+    let mut mixed = Mixed::new(spec.mixing, stack.channels);
     // Parameters stand in edge order, whatever the order of the nodes.
     for to in cell.inputs..cell.states() {
-        let mut terms = Vec::new();
+        let (mut terms, mut edges) = (Vec::new(), Vec::new());
         for (row, edge) in cell.edges.iter().enumerate().filter(|(_, e)| e.to == to) {
             let edge_name = spec.skeleton.mixed_edge(i, row, (edge.from, edge.to));
             let stride = stride(reduction, edge.from);
-            let site = Site { channels: stack.channels, stride, affine: stack.affine };
+            let site = Site { channels: mixed.channels(), stride, affine: stack.affine };
+            let input = [mixed.input(&mut stack.builder, &states, edge.from)?];
             for (column, operation) in edge.operations.iter().enumerate() {
                 let recipe = stack.operations.recipe(operation, site)?;
                 let prefix = format!("{edge_name}.{column}");
-                let weight = Weight::Shared(start + row * columns + column);
-                let input = [states[edge.from]];
+                let weight = places.operation(cell, row, column);
                 terms.extend(stack.builder.term(&prefix, &recipe, &input, weight)?);
             }
+            edges.push((states[edge.from], stride, places.edge(cell, row)));
         }
-        states.push(node(stack, states[0], reduction, terms)?);
+        let sum = node(stack, (mixed.channels(), states[0]), reduction, terms)?;
+        states.push(mixed.node(&mut stack.builder, sum, &edges)?);
     }
     Ok(cell.concat().iter().map(|s| states[*s]).collect())
 }
@@ -331,7 +329,7 @@ fn derived_cell(
             let input = [states[edge.from]];
             terms.extend(stack.builder.term(&prefix, &recipe, &input, weight)?);
         }
-        states.push(node(stack, states[0], reduction, terms)?);
+        states.push(node(stack, (stack.channels, states[0]), reduction, terms)?);
     }
     Ok(cell.concat.iter().map(|s| states[*s]).collect())
 }
@@ -339,14 +337,14 @@ fn derived_cell(
 /// A node: the sum of its terms; zero where all its operations are `none`.
 fn node(
     stack: &mut Stack<'_>,
-    input: StateId,
+    (channels, input): (usize, StateId),
     reduction: bool,
     terms: Vec<tetlo_kernels::Term>,
 ) -> Result<StateId> {
     if terms.is_empty() {
-        let (c, h, w) = stack.builder.graph.shape(input);
+        let (_, h, w) = stack.builder.graph.shape(input);
         let half = |side: usize| if reduction { side.div_ceil(2) } else { side };
-        return Ok(stack.builder.graph.state_with_shape(c, half(h), half(w), terms)?);
+        return Ok(stack.builder.graph.state_with_shape(channels, half(h), half(w), terms)?);
     }
     Ok(stack.builder.graph.state(terms)?)
 }

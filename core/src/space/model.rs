@@ -2,13 +2,12 @@
 
 use super::head::AuxiliaryHead;
 use super::lower::NetworkBuilder;
-use crate::kinds::Relaxation;
+use super::mixing::OperationWeights;
 use crate::layout::{Init, Layout};
 use crate::network::{Network, Output, Pass, Statistics};
 use crate::rng::Purpose;
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
-use std::sync::Arc;
 use tetlo_kernels::{Export, Mode, StateId};
 
 /// Places a term's drop-path mask takes: the largest batch with drop-path.
@@ -21,7 +20,7 @@ pub struct KernelNetwork {
     weights: Layout,
     buffers: Layout,
     architecture: Layout,
-    relaxation: Option<Arc<dyn Relaxation>>,
+    operation_weights: Option<OperationWeights>,
     auxiliary: Option<AuxiliaryHead>,
     /// Terms that drop-path may drop.
     droppable: usize,
@@ -39,7 +38,7 @@ pub(super) struct Top<'a> {
     /// Name of the classifier's module.
     pub(super) classifier: &'a str,
     pub(super) architecture: Layout,
-    pub(super) relaxation: Option<Arc<dyn Relaxation>>,
+    pub(super) operation_weights: Option<OperationWeights>,
     /// The auxiliary head, with the states it reads.
     pub(super) auxiliary: Option<(AuxiliaryHead, Vec<StateId>)>,
     pub(super) droppable: usize,
@@ -65,7 +64,7 @@ impl KernelNetwork {
                 classes,
                 classifier: name,
                 architecture: Layout::new(),
-                relaxation: None,
+                operation_weights: None,
                 auxiliary: None,
                 droppable: 0,
             },
@@ -89,7 +88,7 @@ impl KernelNetwork {
             weights: builder.weights,
             buffers: builder.buffers,
             architecture: top.architecture,
-            relaxation: top.relaxation,
+            operation_weights: top.operation_weights,
             auxiliary,
             droppable: top.droppable,
             multiply_adds: builder.multiply_adds,
@@ -103,17 +102,12 @@ impl KernelNetwork {
         pass: &Pass<'_>,
         images: usize,
     ) -> Result<Tensor> {
-        if let Some(relaxation) = &self.relaxation {
+        if let Some(weights) = &self.operation_weights {
             let flat = architecture.ok_or_else(|| {
                 Error::Invalid("a supernet needs its architecture parameters".into())
             })?;
             let mut draws = pass.draw.purpose(Purpose::Relaxation).stream();
-            let mut parts = Vec::new();
-            for entry in self.architecture.entries() {
-                let alpha = self.architecture.view(flat, &entry.name)?;
-                parts.push(relaxation.weights(&alpha, &mut draws)?.flatten_all()?);
-            }
-            return Ok(Tensor::cat(&parts, 0)?);
+            return weights.flat(&self.architecture, flat, &mut draws);
         }
         let mut masks = vec![1f32; (self.droppable * MASK_STRIDE).max(1)];
         if pass.drop_path > 0.0 && pass.statistics == Statistics::Batch {

@@ -1,6 +1,7 @@
 //! What a search space is: data.
 
 use super::grammar::Grammar;
+use super::mixing::Mixing;
 use super::skeleton::Skeleton;
 use crate::layout::{Init, Layout};
 use crate::{Error, Result};
@@ -20,6 +21,9 @@ pub struct SpaceSpec {
     pub skeleton: Skeleton,
     /// Which genotypes are in the space.
     pub grammar: Grammar,
+    /// How the supernet mixes the operations of its edges. Derived networks do not depend on it.
+    #[serde(default)]
+    pub mixing: Mixing,
     /// Options of operations that are not left at their defaults, by name.
     #[serde(default)]
     pub operation_options: BTreeMap<String, serde_json::Value>,
@@ -60,6 +64,9 @@ impl SpaceSpec {
         let bad = |what: String| Err(Error::config(format!("space `{}`: {what}", self.name)));
         if let Err(e) = self.skeleton.check() {
             return bad(e.to_string());
+        }
+        if let Err(what) = self.mixing.check(self.skeleton.channels()) {
+            return bad(what);
         }
         for cell in &self.cells {
             let (inputs, states) = (cell.inputs, cell.states());
@@ -107,12 +114,16 @@ impl SpaceSpec {
         self.cells.iter().find(|c| c.name == name)
     }
 
-    /// The architecture parameters: edges × operations for each kind of cell, 1e-3·N(0, 1).
+    /// The architecture parameters: edges × operations for each kind of cell, then with edge
+    /// normalisation `betas_<cell>`, edges; all 1e-3·N(0, 1).
     pub fn architecture(&self) -> Layout {
         let mut layout = Layout::new();
+        let init = Init::Normal { std: 1e-3 };
         for cell in &self.cells {
-            let shape = [cell.edges.len(), cell.edges[0].operations.len()];
-            layout.push(cell.alphas(), &shape, Init::Normal { std: 1e-3 });
+            layout.push(cell.alphas(), &[cell.edges.len(), cell.columns()], init);
+        }
+        for cell in self.cells.iter().filter(|_| self.mixing.edge_normalization) {
+            layout.push(cell.betas(), &[cell.edges.len()], init);
         }
         layout
     }
@@ -151,6 +162,16 @@ impl CellSpec {
         if self.inputs == 1 { "arch_parameters".into() } else { format!("alphas_{}", self.name) }
     }
 
+    /// Name of its edges' parameters β.
+    pub fn betas(&self) -> String {
+        format!("betas_{}", self.name)
+    }
+
+    /// Columns of α: operations of an edge.
+    pub fn columns(&self) -> usize {
+        self.edges.first().map_or(0, |e| e.operations.len())
+    }
+
     /// The edges into a state, in order.
     pub fn into_state(&self, to: usize) -> Vec<&EdgeSpec> {
         self.edges.iter().filter(|e| e.to == to).collect()
@@ -178,11 +199,12 @@ impl ArchValues {
         self
     }
 
-    /// From a flat tensor and its layout (two-dimensional parts).
+    /// From a flat tensor and its layout; a one-dimensional part is a matrix of one column.
     pub fn from_flat(layout: &Layout, flat: &candle_core::Tensor) -> Result<Self> {
         let mut values = Self::default();
         for entry in layout.entries() {
             let part = layout.view(flat, &entry.name)?.to_dtype(candle_core::DType::F64)?;
+            let part = if part.rank() == 1 { part.unsqueeze(1)? } else { part };
             values = values.with(&entry.name, part.to_vec2()?);
         }
         Ok(values)

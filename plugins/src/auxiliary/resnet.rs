@@ -118,7 +118,7 @@ tetlo_core::register_auxiliary!("resnet", ResNet, "residual network of depth 8, 
 mod tests {
     use super::*;
     use tetlo_core::network::ImageShape;
-    use tetlo_core::space::{Grammar, Skeleton, SpaceSpec};
+    use tetlo_core::space::{Grammar, Mixing, Skeleton, SpaceSpec};
 
     fn parameters(depth: usize) -> Result<usize> {
         let space = SpaceSpec {
@@ -126,6 +126,7 @@ mod tests {
             cells: vec![],
             skeleton: Skeleton::TwoInputs { channels: 1, cells: 1, stem_multiplier: 1 },
             grammar: Grammar::TwoInputsANode,
+            mixing: Mixing::default(),
             operation_options: std::collections::BTreeMap::new(),
         };
         let image = ImageShape { channels: 3, height: 32, width: 32 };

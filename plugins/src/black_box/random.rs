@@ -50,7 +50,7 @@ tetlo_core::register_black_box_search!("random", Random, "uniform random archite
 mod tests {
     use super::*;
     use tetlo_core::rng::{Key, Purpose};
-    use tetlo_core::space::{CellSpec, Grammar, Skeleton};
+    use tetlo_core::space::{CellSpec, Grammar, Mixing, Skeleton};
 
     #[test]
     fn zero_evaluations_leave_the_number_to_the_search() {
@@ -66,6 +66,7 @@ mod tests {
             cells: vec![CellSpec::complete("normal", 4, &["none", "a", "b", "c"])],
             skeleton: Skeleton::TwoInputs { channels: 4, cells: 3, stem_multiplier: 3 },
             grammar: Grammar::TwoInputsANode,
+            mixing: Mixing::default(),
             operation_options: std::collections::BTreeMap::new(),
         };
         let random = Random::from_options(RandomOptions::default()).unwrap();

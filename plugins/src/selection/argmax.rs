@@ -62,7 +62,7 @@ tetlo_core::register_selection!(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tetlo_core::space::Skeleton;
+    use tetlo_core::space::{Mixing, Skeleton};
 
     fn space() -> SpaceSpec {
         SpaceSpec {
@@ -71,6 +71,7 @@ mod tests {
             skeleton: Skeleton::ResidualStages { channels: 2, cells: 1 },
             grammar: Grammar::OneOperationAnEdge,
             operation_options: std::collections::BTreeMap::new(),
+            mixing: Mixing::default(),
         }
     }
 

@@ -14,8 +14,9 @@ const NONE: &str = "none";
 /// other than `none`, strongest first, and on each the strongest operation other than `none`
 /// (Liu et al. 2019, §2.4; the order of the two is that of the authors' code).
 ///
-/// Reads raw α (`alphas_<cell>`, edges × operations). Ties keep the first edge and the first
-/// operation.
+/// Reads raw α (`alphas_<cell>`, edges × operations). Where there are raw β (`betas_<cell>`, edges), an
+/// edge's weight is multiplied by the softmax of β over the edges into the node (Xu et al. 2020, §3.3).
+/// Ties keep the first edge and the first operation.
 #[derive(Debug)]
 pub struct DartsTop2;
 
@@ -43,7 +44,13 @@ impl Selection for DartsTop2 {
         for cell in &space.cells {
             let columns = cell.edges.first().map_or(0, |e| e.operations.len());
             let alpha = alphas.matrix(&cell.alphas(), cell.edges.len(), columns)?;
-            cells.push((cell.name.clone(), select_cell(cell, alpha)?));
+            let name = cell.betas();
+            let beta = if alphas.contains(&name) {
+                Some(alphas.matrix(&name, cell.edges.len(), 1)?)
+            } else {
+                None
+            };
+            cells.push((cell.name.clone(), select_cell(cell, alpha, beta)?));
         }
         Ok(Genotype::new(cells))
     }
@@ -56,17 +63,27 @@ struct Candidate<'a> {
     weight: f64,
 }
 
-fn select_cell(cell: &CellSpec, alpha: &[Vec<f64>]) -> Result<GenotypeCell> {
+fn select_cell(
+    cell: &CellSpec,
+    alpha: &[Vec<f64>],
+    beta: Option<&[Vec<f64>]>,
+) -> Result<GenotypeCell> {
     let mut edges = Vec::with_capacity(2 * cell.nodes);
     for to in cell.inputs..cell.states() {
         let mut candidates = Vec::new();
-        for (edge, row) in cell.edges.iter().zip(alpha).filter(|(e, _)| e.to == to) {
-            let (operation, weight) = best(edge, row).ok_or_else(|| {
+        let into: Vec<usize> = (0..cell.edges.len()).filter(|e| cell.edges[*e].to == to).collect();
+        let betas: Vec<f64> = into.iter().filter_map(|e| beta.map(|b| b[*e][0])).collect();
+        for (position, e) in into.into_iter().enumerate() {
+            let (edge, row) = (&cell.edges[e], &alpha[e]);
+            let (operation, mut weight) = best(edge, row).ok_or_else(|| {
                 Error::Invalid(format!(
                     "the edge from state {} to {to} of cell `{}` offers nothing but `{NONE}`",
                     edge.from, cell.name
                 ))
             })?;
+            if !betas.is_empty() {
+                weight *= softmax(&betas, position);
+            }
             candidates.push(Candidate { edge, operation, weight });
         }
         if candidates.len() < 2 {
@@ -96,12 +113,17 @@ fn best(edge: &EdgeSpec, row: &[f64]) -> Option<(usize, f64)> {
         }
     }
     let best = best?;
+    Some((best, softmax(row, best)))
+}
+
+/// One weight of a softmax.
+fn softmax(row: &[f64], of: usize) -> f64 {
     let top = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let mut exponentials: Vec<f64> = row.iter().map(|a| (a - top).exp()).collect();
-    let numerator = exponentials[best];
+    let numerator = exponentials[of];
     // Added in order of size, so that edges with equal α in another order tie to the bit.
     exponentials.sort_by(f64::total_cmp);
-    Some((best, numerator / exponentials.iter().sum::<f64>()))
+    numerator / exponentials.iter().sum::<f64>()
 }
 
 tetlo_core::register_selection!(
@@ -113,7 +135,7 @@ tetlo_core::register_selection!(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tetlo_core::space::Skeleton;
+    use tetlo_core::space::{Mixing, Skeleton};
 
     fn space(nodes: usize, operations: &[&str]) -> SpaceSpec {
         SpaceSpec {
@@ -121,6 +143,7 @@ mod tests {
             cells: vec![CellSpec::complete("normal", nodes, operations)],
             skeleton: Skeleton::TwoInputs { channels: 2, cells: 1, stem_multiplier: 1 },
             grammar: Grammar::TwoInputsANode,
+            mixing: Mixing::default(),
             operation_options: std::collections::BTreeMap::new(),
         }
     }
@@ -182,6 +205,32 @@ mod tests {
         ];
         let expected = named(&[("pool", 0), ("skip", 1), ("skip", 0), ("conv", 1)]);
         assert_eq!(select(&space, &rows).unwrap(), expected);
+    }
+
+    #[test]
+    fn edge_weights_decide_between_edges() {
+        let space = space(2, &["none", "skip", "conv"]);
+        // Into node 1: α gives softmax weights of 1/2, 2/5 and 2/5; β one third each but for edge 4.
+        let rows: Vec<Vec<f64>> =
+            [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0], [1.0, 2.0, 1.0], [1.0, 1.0, 0.5]]
+                .iter()
+                .chain(&[[1.0, 0.5, 1.0]])
+                .map(|r| r.iter().map(|v: &f64| v.ln()).collect())
+                .collect();
+        let edges = |betas: [f64; 5]| {
+            let betas = betas.iter().map(|b: &f64| vec![b.ln()]).collect();
+            let values = ArchValues::default()
+                .with("alphas_normal", rows.clone())
+                .with("betas_normal", betas);
+            let genotype = DartsTop2.select(&space, &values).unwrap();
+            let cell = genotype.cell("normal").unwrap();
+            cell.edges.iter().map(|e| (e.operation.clone(), e.from)).collect::<Vec<_>>()
+        };
+        let flat = edges([1.0; 5]);
+        assert_eq!(flat, named(&[("skip", 0), ("skip", 1), ("skip", 0), ("skip", 1)]));
+        // 0.4 · 3 > 0.5 · 2 > 0.4 · 1; node 0 only sees its own edges.
+        let weighed = edges([1.0, 2.0, 2.0, 1.0, 3.0]);
+        assert_eq!(weighed, named(&[("skip", 1), ("skip", 0), ("conv", 2), ("skip", 0)]));
     }
 
     #[test]

@@ -38,7 +38,7 @@ tetlo_core::register_selection!(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tetlo_core::space::{CellSpec, Skeleton};
+    use tetlo_core::space::{CellSpec, Mixing, Skeleton};
 
     #[test]
     fn follows_the_grammar() {
@@ -49,6 +49,7 @@ mod tests {
             skeleton: Skeleton::ResidualStages { channels: 2, cells: 1 },
             grammar: Grammar::OneOperationAnEdge,
             operation_options: std::collections::BTreeMap::new(),
+            mixing: Mixing::default(),
         };
         let alphas = ArchValues::default().with("arch_parameters", vec![vec![1.0, 0.0, 0.5]]);
         assert_eq!(Magnitude.select(&space, &alphas).unwrap().to_python(), "|none~0|");

@@ -73,7 +73,7 @@ tetlo_core::register_supernet_transform!(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tetlo_core::space::{CellSpec, Grammar, Skeleton};
+    use tetlo_core::space::{CellSpec, Grammar, Mixing, Skeleton};
 
     fn space() -> SpaceSpec {
         let cell = |name| CellSpec::complete(name, 2, &["none", "skip_connect", "sep_conv_3x3"]);
@@ -82,6 +82,7 @@ mod tests {
             cells: vec![cell("normal"), cell("reduce")],
             skeleton: Skeleton::TwoInputs { channels: 4, cells: 3, stem_multiplier: 3 },
             grammar: Grammar::TwoInputsANode,
+            mixing: Mixing::default(),
             operation_options: std::collections::BTreeMap::new(),
         }
     }

@@ -13,7 +13,7 @@ use tetlo_core::kinds::{Operation, Relaxation, SearchSpace};
 use tetlo_core::network::{ImageShape, Network};
 use tetlo_core::registry::{entries, find};
 use tetlo_core::rng::Stream;
-use tetlo_core::space::{CellSpec, DerivedSize, Grammar, Skeleton, SpaceSpec};
+use tetlo_core::space::{CellSpec, DerivedSize, Grammar, Mixing, Skeleton, SpaceSpec};
 
 /// A small network has one cell before, between and after its reductions.
 const CELLS: usize = 3;
@@ -47,6 +47,7 @@ pub(crate) fn spaces() -> Vec<SpaceSpec> {
         cells: ["normal", "reduce"].map(|c| CellSpec::complete(c, 2, &operations)).to_vec(),
         skeleton: Skeleton::TwoInputs { channels: CHANNELS, cells: CELLS, stem_multiplier: 3 },
         grammar: Grammar::TwoInputsANode,
+        mixing: Mixing::default(),
         operation_options: std::collections::BTreeMap::new(),
     }]
 }

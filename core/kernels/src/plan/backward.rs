@@ -9,7 +9,8 @@ use super::convolution_back::{Incoming, Partial};
 use super::exec::{Pass, Shared, Wanted};
 use super::forward::GROUP;
 use super::norm::Sums;
-use super::{Bundle, Conv, Pooled, State, Term};
+use super::packing::Packing;
+use super::{Bundle, Conv, MapNode, Pooled, State, Term};
 use crate::graph::Weight;
 use crate::primitives::{Dots, Mask, PoolBack, Rectify};
 
@@ -24,21 +25,38 @@ impl Pass<'_> {
         let states = &self.plan.states;
         let weight_target = wanted.weights.then_some(weights);
         let needed = |s: &State| (wanted.weights && s.has_weights) || (wanted.ops && s.has_ops);
-        self.images(&|_, image| {
+        self.groups(self.plan.group, &|_, images| {
             for state in states.iter().filter(|s| needed(s)) {
-                let dx = self.activation(state.dx + image * state.floats);
-                std::ptr::write_bytes(dx, 0, state.floats);
+                for item in state.packing.of_images(&images) {
+                    let dx = self.activation(state.dx + item * state.floats);
+                    std::ptr::write_bytes(dx, 0, state.floats);
+                }
             }
-            self.export_gradients(gradient, image);
+            images.for_each(|image| self.export_gradients(gradient, image));
         });
-        for state in states[1..].iter().rev().filter(|s| needed(s)) {
+        for state in states[1..].iter().rev().filter(|s| s.follows.is_none()) {
+            let maps = || state.maps.iter().map(|m| &self.plan.maps[*m]);
+            let read = |m: &MapNode| m.sources.iter().any(|s| needed(&states[*s]));
+            if !needed(state) && !maps().any(read) {
+                continue;
+            }
+            maps().filter_map(|m| m.target).for_each(|t| self.pool_coefficients(&states[t]));
             self.pool_coefficients(state);
-            self.images(&|thread, image| {
-                self.shared_gradients(thread, state, image);
-                if let Some(first) = state.bundles.first() {
-                    self.dots(state, first, image, true, wanted);
+            self.groups(state.group(), &|thread, images| {
+                self.maps_back(thread, state, &images, &needed);
+                if !needed(state) {
+                    return;
+                }
+                for item in state.packing.of_images(&images) {
+                    self.shared_gradients(thread, state, item);
+                    if let Some(first) = state.bundles.first() {
+                        self.dots(state, first, item, true, wanted);
+                    }
                 }
             });
+            if !needed(state) {
+                continue;
+            }
             if let Some(first) = state.bundles.first() {
                 self.bundle_coefficients(state, first, weight_target, ops);
             }
@@ -48,13 +66,13 @@ impl Pass<'_> {
                 let through = below || wanted.weights;
                 if through {
                     for depth in (1..bundle.depth).rev() {
-                        self.each(wanted, &|thread, image, partial| {
+                        self.each(state.packing, wanted, &|thread, image, partial| {
                             self.later_stage_back(thread, state, bundle, depth, image, partial);
                         });
                         self.finish_stage(bundle, depth, weight_target);
                     }
                 }
-                self.each(wanted, &|thread, image, partial| {
+                self.each(state.packing, wanted, &|thread, image, partial| {
                     if through {
                         self.first_stage_back(thread, state, bundle, image, partial, &needed);
                     }
@@ -73,12 +91,17 @@ impl Pass<'_> {
     }
 
     /// All images; in fixed chunks if partial weight gradients are summed on the way.
-    unsafe fn each(&self, wanted: Wanted, f: &(dyn Fn(usize, usize, Option<Partial>) + Sync)) {
+    unsafe fn each(
+        &self,
+        packing: Packing,
+        wanted: Wanted,
+        f: &(dyn Fn(usize, usize, Option<Partial>) + Sync),
+    ) {
         if !wanted.weights {
-            self.images(&|thread, image| f(thread, image, None));
+            self.items(packing, &|thread, image| f(thread, image, None));
             return;
         }
-        let (images, chunks) = (self.inputs.batch, self.chunks());
+        let (images, chunks) = (packing.items(self.inputs.batch), self.chunks(packing));
         self.workers.run(chunks, &|thread, chunk| {
             let first = chunk * images / chunks;
             for image in first..(chunk + 1) * images / chunks {
@@ -89,7 +112,7 @@ impl Pass<'_> {
 
     /// Gradients from later states through pools, identities and rectifiers; those states are
     /// finished.
-    unsafe fn shared_gradients(&self, thread: usize, state: &State, image: usize) {
+    pub(super) unsafe fn shared_gradients(&self, thread: usize, state: &State, image: usize) {
         let (plane, pixels) = (state.pixels() * 16, state.pixels());
         let dx = self.activation(state.dx + image * state.floats);
         for pools in &state.pools {
@@ -99,7 +122,8 @@ impl Pass<'_> {
                 let at = (image * state.blocks + b) * pools.pixels * 16;
                 let gather = |pooled: &Option<Pooled>, out: *mut f32| match pooled {
                     Some(p) => {
-                        self.pool_gradient(state, p, pools.pixels, image, b, out);
+                        let place = (image, b, state.blocks, pools.pixels);
+                        self.shared_gradient(p, place, out);
                         out.cast_const()
                     }
                     None => std::ptr::null(),
@@ -147,19 +171,17 @@ impl Pass<'_> {
         (self.activation(dx).cast_const(), a.cast_const())
     }
 
-    /// `sum over consumers of a G, + b z + c` for one block of a pool.
-    unsafe fn pool_gradient(
+    /// `sum over consumers of a G, + b z + c` for one block (of so many, with so many pixels) of a pool
+    /// or map.
+    pub(super) unsafe fn shared_gradient(
         &self,
-        state: &State,
         pooled: &Pooled,
-        pixels: usize,
-        image: usize,
-        block: usize,
+        (image, block, blocks, pixels): (usize, usize, usize, usize),
         out: *mut f32,
     ) {
-        let z = self.activation(pooled.raw.kept + (image * state.blocks + block) * pixels * 16);
+        let z = self.activation(pooled.raw.kept + (image * blocks + block) * pixels * 16);
         let b = self.small(pooled.gradient + block * 16);
-        let c = self.small(pooled.gradient + state.padded() + block * 16);
+        let c = self.small(pooled.gradient + (blocks + block) * 16);
         let own = (z.cast_const(), b.cast_const());
         let planes = pooled.consumers.iter().map(|k| self.consumer(*k, image, block));
         self.sum(out, pixels, c, false, std::iter::once(own).chain(planes));

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::packing::{Packing, packings};
 use super::{
     Bundle, Coefficients, Conv, Depthwise, Geometry, MixWeights, Norm, Output, Parity, Plan,
     Pooled, Pools, Raw, Run, Scratch, Sizes, State, TILES, Term,
@@ -12,8 +13,8 @@ use crate::graph::{Graph, Weight};
 use crate::graph::{StateId, Term as GraphTerm};
 use crate::primitives::{ELEMENTS, Tap, room};
 
-struct Compiler {
-    plan: Plan,
+pub(super) struct Compiler {
+    pub(super) plan: Plan,
     /// Raw outputs of passes without gradients: one place for each convolution of a bundle.
     passing: Vec<usize>,
     passing_floats: usize,
@@ -30,10 +31,12 @@ pub(super) fn compile(graph: &Graph, max_batch: usize) -> Plan {
     let mut c = Compiler {
         plan: Plan {
             max_batch,
+            group: 1,
             pad: stages().map(Stage::reach).max().unwrap_or(0),
             states: Vec::new(),
             convs: Vec::new(),
             norms: Vec::new(),
+            maps: Vec::new(),
             geometries: Vec::new(),
             outputs: Output::all(graph),
             shared_weights: overlapping(graph),
@@ -45,13 +48,16 @@ pub(super) fn compile(graph: &Graph, max_batch: usize) -> Plan {
         passing: Vec::new(),
         passing_floats: stages().map(out_floats).max().unwrap_or(0),
     };
-    for state in &graph.states {
+    for (state, packing) in graph.states.iter().zip(packings(graph)) {
+        c.plan.group = c.plan.group.max(packing.images);
         let (channels, height, width) = state.shape;
         let blocks = channels.div_ceil(16);
         let floats = blocks * height * width * 16;
-        let (x, dx) = (c.activations(floats), c.activations(floats));
+        let (x, dx) = (c.items(packing, floats), c.items(packing, floats));
         let gradient_sum = c.small(max_batch * blocks * 16);
         c.plan.states.push(State {
+            packing,
+            group: 1,
             channels,
             blocks,
             height,
@@ -62,6 +68,8 @@ pub(super) fn compile(graph: &Graph, max_batch: usize) -> Plan {
             terms: Vec::new(),
             bundles: Vec::new(),
             pools: Vec::new(),
+            maps: Vec::new(),
+            follows: None,
             identities: Vec::new(),
             rectified: None,
             rectified_consumers: Vec::new(),
@@ -71,6 +79,12 @@ pub(super) fn compile(graph: &Graph, max_batch: usize) -> Plan {
         });
     }
     for (index, state) in graph.computed() {
+        if let [(term, Chain::Map { map, norm: None, .. })] = &*state.terms
+            && term.weight.is_one()
+        {
+            c.whole_map(index, &term.input, map);
+            continue;
+        }
         for bundle in bundles(&state.terms) {
             c.bundle(index, &bundle);
         }
@@ -87,7 +101,8 @@ fn overlapping(graph: &Graph) -> bool {
     used.windows(2).any(|w| w[0].0 + w[0].1 > w[1].0)
 }
 
-/// Terms by input, in order of first appearance.
+/// Terms by input, in order of first appearance. Terms without a convolution need no tile of their
+/// input: bundles that have no others are joined to one.
 fn bundles(terms: &[(GraphTerm, Chain)]) -> Vec<Vec<&(GraphTerm, Chain)>> {
     let mut position: HashMap<&[StateId], usize> = HashMap::new();
     let mut bundles: Vec<Vec<_>> = Vec::new();
@@ -98,6 +113,11 @@ fn bundles(terms: &[(GraphTerm, Chain)]) -> Vec<Vec<&(GraphTerm, Chain)>> {
         }
         bundles[at].push(term);
     }
+    let convolves = |b: &Vec<&(GraphTerm, Chain)>| b.iter().any(|t| matches!(t.1, Chain::Convs(_)));
+    let (mut bundles, others): (Vec<_>, Vec<_>) = bundles.into_iter().partition(convolves);
+    if !others.is_empty() {
+        bundles.push(others.concat());
+    }
     bundles
 }
 
@@ -106,13 +126,20 @@ fn lanes(channels: usize) -> Vec<u32> {
 }
 
 impl Compiler {
-    fn activations(&mut self, floats_of_an_image: usize) -> usize {
+    pub(super) fn activations(&mut self, floats_of_an_image: usize) -> usize {
         let at = self.plan.sizes.activations;
         self.plan.sizes.activations += floats_of_an_image * self.plan.max_batch;
         at
     }
 
-    fn small(&mut self, floats: usize) -> usize {
+    /// The same for packed images.
+    pub(super) fn items(&mut self, packing: Packing, floats_of_an_item: usize) -> usize {
+        let at = self.plan.sizes.activations;
+        self.plan.sizes.activations += floats_of_an_item * packing.items(self.plan.max_batch);
+        at
+    }
+
+    pub(super) fn small(&mut self, floats: usize) -> usize {
         let at = self.plan.sizes.small;
         self.plan.sizes.small += floats.next_multiple_of(16);
         at
@@ -145,27 +172,27 @@ impl Compiler {
         })
     }
 
-    fn norm(
+    pub(super) fn norm(
         &mut self,
         batch: Option<chain::Norm>,
-        channels: usize,
-        pixels: usize,
+        (packing, channels, pixels): (Packing, usize, usize),
         part: Option<usize>,
     ) -> usize {
         let padded = channels.next_multiple_of(16);
         let part = part.unwrap_or_else(|| self.small(3 * padded * self.plan.max_batch));
         let values = self.small(4 * padded);
-        self.plan.norms.push(Norm { batch, channels, padded, pixels, part, values });
+        self.plan.norms.push(Norm { batch, packing, channels, padded, pixels, part, values });
         self.plan.norms.len() - 1
     }
 
     fn coefficients(&mut self, padded: usize, per_image: bool) -> Coefficients {
         let (a_stride, copies) = if per_image { (padded, self.plan.max_batch) } else { (0, 1) };
+        let room = 2 * padded;
         Coefficients {
-            a: self.small(padded * copies),
+            a: self.small(room * copies),
             a_stride,
-            b: self.small(padded),
-            c: self.small(padded),
+            b: self.small(room),
+            c: self.small(room),
         }
     }
 
@@ -175,18 +202,23 @@ impl Compiler {
         let mut chains = Vec::new();
         let mut convs_so_far = 0;
         for (term, chain) in terms {
+            let sources: Vec<usize> = term.input.iter().map(|id| id.0).collect();
             let index = self.plan.states[state].terms.len();
             let (raw, norm) = match chain {
                 Chain::Identity { relu } => self.identity(state, index, sources[0], *relu),
                 Chain::Pool { max, size, stride, norm, .. } => {
                     self.pool((state, index), sources[0], *max, (*size, *stride), *norm)
                 }
+                Chain::Map { map, norm, output } => {
+                    self.map((state, index), &term.input, map, *norm, *output)
+                }
                 Chain::Convs(stages) => {
                     let mut chain = Vec::new();
                     for (q, stage) in stages.iter().enumerate() {
                         let first_sources = if q == 0 { Some(&*sources) } else { None };
                         let last = q + 1 == stages.len();
-                        chain.push(self.conv(stage, first_sources, last, convs_so_far));
+                        let packing = self.plan.states[state].packing;
+                        chain.push(self.conv(stage, packing, first_sources, last, convs_so_far));
                         convs_so_far += 1;
                     }
                     let conv = &self.plan.convs[chain[chain.len() - 1]];
@@ -232,10 +264,10 @@ impl Compiler {
 
     fn identity(&mut self, state: usize, term: usize, source: usize, relu: bool) -> (Raw, usize) {
         let s = &self.plan.states[source];
-        let (channels, pixels, floats) = (s.channels, s.pixels(), s.floats);
+        let (packing, channels, pixels, floats) = (s.packing, s.channels, s.pixels(), s.floats);
         let raw = if relu {
             let raw = s.rectified.unwrap_or_else(|| {
-                let at = self.activations(floats);
+                let at = self.items(packing, floats);
                 Raw::kept(at, floats)
             });
             let s = &mut self.plan.states[source];
@@ -247,7 +279,7 @@ impl Compiler {
             self.plan.states[source].identities.push((state, term));
             Raw::kept(x, floats)
         };
-        (raw, self.norm(None, channels, pixels, Some(0)))
+        (raw, self.norm(None, (packing, channels, pixels), Some(0)))
     }
 
     fn pool(
@@ -259,7 +291,7 @@ impl Compiler {
         norm: Option<chain::Norm>,
     ) -> (Raw, usize) {
         let s = &self.plan.states[source];
-        let (channels, padded) = (s.channels, s.padded());
+        let (packing, channels, padded) = (s.packing, s.channels, s.padded());
         let pixels = out_size(s.height, stride) * out_size(s.width, stride);
         let floats = padded * pixels;
         let same = |p: &Pools| (p.size, p.stride) == (size, stride);
@@ -270,8 +302,8 @@ impl Compiler {
         });
         let known = &self.plan.states[source].pools[at];
         if (if max { &known.max } else { &known.average }).is_none() {
-            let kept = self.activations(floats);
-            let index = if max { self.activations(floats) } else { 0 };
+            let kept = self.items(packing, floats);
+            let index = if max { self.items(packing, floats) } else { 0 };
             let new = Pooled {
                 raw: Raw::kept(kept, floats),
                 part: self.small(3 * padded * self.plan.max_batch),
@@ -290,12 +322,13 @@ impl Compiler {
         let pooled = slot.as_mut().expect("just set");
         pooled.consumers.push(consumer);
         let (raw, part) = (pooled.raw, pooled.part);
-        (raw, self.norm(norm, channels, pixels, Some(part)))
+        (raw, self.norm(norm, (packing, channels, pixels), Some(part)))
     }
 
     fn conv(
         &mut self,
         stage: &Stage,
+        packing: Packing,
         sources: Option<&[usize]>,
         last: bool,
         position: usize,
@@ -304,6 +337,10 @@ impl Compiler {
         let (outputs, ho, wo) = stage.output;
         let (geometry_in, geometry_out) = (self.geometry(h, w), self.geometry(ho, wo));
         let (runs, lanes_in) = match sources {
+            _ if packing.is_packed() => {
+                let run = |q| Run { channel: 0, lane: q * packing.width, len: inputs };
+                ((0..packing.images).map(run).collect(), lanes(inputs))
+            }
             Some(sources) => self.concatenation(sources),
             None => (vec![Run { channel: 0, lane: 0, len: inputs }], lanes(inputs)),
         };
@@ -337,11 +374,11 @@ impl Compiler {
             Some(_) => Vec::new(),
             None => parities(&offsets, stride, (h, w), go.row, at_tap),
         };
-        let winograd = stage.winograd();
+        let winograd = stage.winograd() && !packing.is_packed();
         let planes = if winograd { ELEMENTS } else { offsets.len() };
         let packed = blocks_in * blocks_out * 256 * planes;
         let floats = blocks_out * ho * wo * 16;
-        let kept = self.activations(floats);
+        let kept = self.items(packing, floats);
         if position == self.passing.len() {
             let place = self.activations(self.passing_floats);
             self.passing.push(place);
@@ -353,6 +390,7 @@ impl Compiler {
             (self.small(2 * padded * self.plan.max_batch), self.coefficients(padded, false))
         };
         let conv = Conv {
+            packing,
             relu: stage.relu,
             stride,
             taps: taps(&offsets, gi.row, at_tap),
@@ -374,7 +412,7 @@ impl Compiler {
                 passing: self.passing[position],
                 passing_step: self.passing_floats,
             },
-            norm: self.norm(stage.norm, outputs, ho * wo, None),
+            norm: self.norm(stage.norm, (packing, outputs, ho * wo), None),
             partial: 0,
             partial_mix: depthwise.as_ref().map_or(0, |d| blocks_in * d.kernel * d.kernel * 16),
             depthwise,
@@ -434,6 +472,9 @@ impl Compiler {
         let mut dense = 16;
         for s in &self.plan.states {
             dense = dense.max(s.floats);
+        }
+        for m in &self.plan.maps {
+            dense = dense.max(m.output.raw.floats);
         }
         let (mut inner, mut winograd) = (0, 0);
         for c in &self.plan.convs {

@@ -58,6 +58,7 @@ impl Pass<'_> {
         let geometry = &self.plan.geometries[conv.geometry_out];
         let (plane, c) = (geometry.height * geometry.width * 16, incoming.coefficients);
         let z = self.raw(&conv.raw, image);
+        let tail = self.tail(conv.packing, image);
         for b in 0..conv.lanes_out.len() {
             let at = b * plane + first * geometry.width * 16;
             (self.kernels.lazy)(&Lazy {
@@ -67,9 +68,9 @@ impl Pass<'_> {
                 z: z.add(at),
                 rows,
                 cols: geometry.width,
-                a: self.small(c.a + image * c.a_stride + b * 16),
-                b: self.small(c.b + b * 16),
-                c: self.small(c.c + b * 16),
+                a: self.small(c.a + image * c.a_stride + b * 16 + tail),
+                b: self.small(c.b + b * 16 + tail),
+                c: self.small(c.c + b * 16 + tail),
             });
         }
     }
@@ -100,28 +101,31 @@ impl Pass<'_> {
             }
             let x = (u.cast_const(), row, block);
             let dz = self.mix_weight(thread, conv, image, incoming, (first, rows), x, partial);
-            (self.kernels.mix)(&Mix {
-                out: du.add(first * g_out.row),
-                out_step: 16,
-                out_row: g_out.row,
-                out_block: g_out.block,
-                x: dz,
-                x_step: 16,
-                x_row: row,
-                x_block: block,
-                rows,
-                cols: g_out.width,
-                blocks_in: conv.lanes_out.len(),
-                blocks_out: conv.lanes_in.len(),
-                lanes: conv.lanes_out.as_ptr(),
-                taps: conv.taps.as_ptr(),
-                n_taps: conv.taps.len(),
-                w: self.packed(conv.packed_back),
-                stats: std::ptr::null_mut(),
-                first: false,
-                ahead: 0,
-                add: false,
-            });
+            self.run_mix(
+                conv.packing,
+                Mix {
+                    out: du.add(first * g_out.row),
+                    out_step: 16,
+                    out_row: g_out.row,
+                    out_block: g_out.block,
+                    x: dz,
+                    x_step: 16,
+                    x_row: row,
+                    x_block: block,
+                    rows,
+                    cols: g_out.width,
+                    blocks_in: conv.lanes_out.len(),
+                    blocks_out: conv.lanes_in.len(),
+                    lanes: conv.lanes_out.as_ptr(),
+                    taps: conv.taps.as_ptr(),
+                    n_taps: conv.taps.len(),
+                    w: self.packed(conv.packed_back),
+                    stats: std::ptr::null_mut(),
+                    first: false,
+                    ahead: 0,
+                    add: false,
+                },
+            );
         }
         let tile = self.tile(thread, g_in);
         for b in 0..conv.lanes_in.len() {
@@ -179,22 +183,25 @@ impl Pass<'_> {
         let dz = self.scratch(thread, self.plan.scratch.lazy);
         self.lazy(conv, image, incoming, (first, rows), (dz, row, block));
         if let Some(p) = partial {
-            (self.kernels.mix_weight)(&MixWeight {
-                dw: self.partial(p.chunk, conv.partial + conv.partial_mix),
-                g: dz,
-                g_row: row,
-                g_block: block,
-                x,
-                x_step: 16,
-                x_row,
-                x_block,
-                rows,
-                cols,
-                blocks_out: conv.lanes_out.len(),
-                blocks_in: conv.lanes_in.len(),
-                lanes: conv.lanes_out.as_ptr(),
-                add: p.add || first > 0,
-            });
+            self.run_mix_weight(
+                conv.packing,
+                MixWeight {
+                    dw: self.partial(p.chunk, conv.partial + conv.partial_mix),
+                    g: dz,
+                    g_row: row,
+                    g_block: block,
+                    x,
+                    x_step: 16,
+                    x_row,
+                    x_block,
+                    rows,
+                    cols,
+                    blocks_out: conv.lanes_out.len(),
+                    blocks_in: conv.lanes_in.len(),
+                    lanes: conv.lanes_out.as_ptr(),
+                    add: p.add || first > 0,
+                },
+            );
         }
         dz
     }
@@ -216,28 +223,31 @@ impl Pass<'_> {
         let pixels = rows * self.plan.geometries[conv.geometry_out].width;
         let dz = self.mix_weight(thread, conv, image, incoming, (first, rows), x, partial);
         let Some((out, out_block, add)) = out else { return };
-        (self.kernels.mix)(&Mix {
-            out,
-            out_step: 16,
-            out_row: 0,
-            out_block,
-            x: dz,
-            x_step: 16,
-            x_row: 0,
-            x_block: pixels * 16,
-            rows: 1,
-            cols: pixels,
-            blocks_in: conv.lanes_out.len(),
-            blocks_out: conv.lanes_in.len(),
-            lanes: conv.lanes_out.as_ptr(),
-            taps: conv.taps.as_ptr(),
-            n_taps: 1,
-            w: self.packed(conv.packed_back),
-            stats: std::ptr::null_mut(),
-            first: false,
-            ahead: 0,
-            add,
-        });
+        self.run_mix(
+            conv.packing,
+            Mix {
+                out,
+                out_step: 16,
+                out_row: 0,
+                out_block,
+                x: dz,
+                x_step: 16,
+                x_row: 0,
+                x_block: pixels * 16,
+                rows: 1,
+                cols: pixels,
+                blocks_in: conv.lanes_out.len(),
+                blocks_out: conv.lanes_in.len(),
+                lanes: conv.lanes_out.as_ptr(),
+                taps: conv.taps.as_ptr(),
+                n_taps: 1,
+                w: self.packed(conv.packed_back),
+                stats: std::ptr::null_mut(),
+                first: false,
+                ahead: 0,
+                add,
+            },
+        );
     }
 
     unsafe fn dense_back(
@@ -273,48 +283,54 @@ impl Pass<'_> {
             let tile = self.tile(thread, g_in);
             for (t, tap) in conv.taps.iter().enumerate() {
                 let at = conv.partial + conv.partial_mix + t * blocks_in * blocks_out * 256;
-                (self.kernels.mix_weight)(&MixWeight {
-                    dw: self.partial(p.chunk, at),
-                    g: dz,
-                    g_row: g_out.row,
-                    g_block: g_out.block,
-                    x: tile.offset(tap.offset),
-                    x_step: 16 * conv.stride,
-                    x_row: conv.stride * g_in.row,
-                    x_block: g_in.block,
-                    rows: g_out.height,
-                    cols: g_out.width,
-                    blocks_out,
-                    blocks_in,
-                    lanes: conv.lanes_out.as_ptr(),
-                    add: p.add,
-                });
+                self.run_mix_weight(
+                    conv.packing,
+                    MixWeight {
+                        dw: self.partial(p.chunk, at),
+                        g: dz,
+                        g_row: g_out.row,
+                        g_block: g_out.block,
+                        x: tile.offset(tap.offset),
+                        x_step: 16 * conv.stride,
+                        x_row: conv.stride * g_in.row,
+                        x_block: g_in.block,
+                        rows: g_out.height,
+                        cols: g_out.width,
+                        blocks_out,
+                        blocks_in,
+                        lanes: conv.lanes_out.as_ptr(),
+                        add: p.add,
+                    },
+                );
             }
         }
         let Some((out, add)) = out else { return };
         for parity in &conv.parities {
-            (self.kernels.mix)(&Mix {
-                out: out.add((parity.row * g_in.width + parity.col) * 16),
-                out_step: 16 * conv.stride,
-                out_row: conv.stride * g_in.width * 16,
-                out_block: g_in.height * g_in.width * 16,
-                x: dz,
-                x_step: 16,
-                x_row: g_out.row,
-                x_block: g_out.block,
-                rows: parity.rows,
-                cols: parity.cols,
-                blocks_in: blocks_out,
-                blocks_out: blocks_in,
-                lanes: conv.lanes_out.as_ptr(),
-                taps: parity.taps.as_ptr(),
-                n_taps: parity.taps.len(),
-                w: self.packed(conv.packed_back),
-                stats: std::ptr::null_mut(),
-                first: false,
-                ahead: 0,
-                add,
-            });
+            self.run_mix(
+                conv.packing,
+                Mix {
+                    out: out.add((parity.row * g_in.width + parity.col) * 16),
+                    out_step: 16 * conv.stride,
+                    out_row: conv.stride * g_in.width * 16,
+                    out_block: g_in.height * g_in.width * 16,
+                    x: dz,
+                    x_step: 16,
+                    x_row: g_out.row,
+                    x_block: g_out.block,
+                    rows: parity.rows,
+                    cols: parity.cols,
+                    blocks_in: blocks_out,
+                    blocks_out: blocks_in,
+                    lanes: conv.lanes_out.as_ptr(),
+                    taps: parity.taps.as_ptr(),
+                    n_taps: parity.taps.len(),
+                    w: self.packed(conv.packed_back),
+                    stats: std::ptr::null_mut(),
+                    first: false,
+                    ahead: 0,
+                    add,
+                },
+            );
         }
     }
 

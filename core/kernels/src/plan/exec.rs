@@ -5,11 +5,14 @@
     reason = "a pass runs on raw places in its arenas, which the plan keeps apart"
 )]
 
+use std::ops::Range;
+
+use super::packing::Packing;
 use super::{CHUNKS, Conv, Geometry, Plan, Raw};
 use crate::arena::Arena;
 use crate::counters::{COUNTERS, count};
 use crate::error::Result;
-use crate::primitives::{Fill, Kernels};
+use crate::primitives::{Fill, Kernels, Mix, MixWeight, PackedMix, PackedMixWeight};
 use crate::threads::Workers;
 
 /// The arenas of one pass, and what they hold.
@@ -263,13 +266,42 @@ impl Pass<'_> {
         self.activation(at + image * if kept { raw.floats } else { raw.passing_step })
     }
 
-    pub(super) fn chunks(&self) -> usize {
-        CHUNKS.min(self.inputs.batch)
+    pub(super) fn chunks(&self, packing: Packing) -> usize {
+        CHUNKS.min(packing.items(self.inputs.batch))
     }
 
-    /// Runs `f(thread, image)` for all images.
-    pub(super) fn images(&self, f: &(dyn Fn(usize, usize) + Sync)) {
-        self.workers.run(self.inputs.batch, f);
+    /// Runs `f(thread, item)` for all items of packed images, which are the images if they are not.
+    pub(super) fn items(&self, packing: Packing, f: &(dyn Fn(usize, usize) + Sync)) {
+        self.workers.run(packing.items(self.inputs.batch), f);
+    }
+
+    /// Runs `f(thread, images)` for all groups of so many images.
+    pub(super) fn groups(&self, size: usize, f: &(dyn Fn(usize, Range<usize>) + Sync)) {
+        let batch = self.inputs.batch;
+        let images = |g: usize| g * size..batch.min((g + 1) * size);
+        self.workers.run(batch.div_ceil(size), &|thread, g| f(thread, images(g)));
+    }
+
+    /// Where the coefficients of an item are, after those of all others: the last one may lack images.
+    pub(super) fn tail(&self, packing: Packing, item: usize) -> usize {
+        let lacks = (item + 1) * packing.images > self.inputs.batch;
+        if lacks { 16 } else { 0 }
+    }
+
+    pub(super) unsafe fn run_mix(&self, packing: Packing, mix: Mix) {
+        if packing.is_packed() {
+            (self.kernels.packed_mix)(&PackedMix { mix, width: packing.width });
+        } else {
+            (self.kernels.mix)(&mix);
+        }
+    }
+
+    pub(super) unsafe fn run_mix_weight(&self, packing: Packing, mix: MixWeight) {
+        if packing.is_packed() {
+            (self.kernels.packed_mix_weight)(&PackedMixWeight { mix, width: packing.width });
+        } else {
+            (self.kernels.mix_weight)(&mix);
+        }
     }
 
     /// The first inner pixel of an activation tile; blocks are `geometry.block` apart.

@@ -6,6 +6,7 @@
 )]
 
 use super::exec::{Pass, Shared};
+use super::packing::Packing;
 use super::{Plan, State};
 use crate::graph::{Export, Graph};
 
@@ -78,7 +79,7 @@ impl Pass<'_> {
     pub(super) unsafe fn export(&self, out: Shared<f32>) {
         let batch = self.inputs.batch;
         for output in &self.plan.outputs {
-            self.images(&|_, image| {
+            self.items(Packing::NONE, &|_, image| {
                 let mut to = out.at(batch * output.before + image * output.each);
                 match &output.kind {
                     Kind::States { states, relu, pooled } => {
@@ -157,7 +158,7 @@ impl Pass<'_> {
                 });
             }
             let below = Shared::new(&mut earlier[batch * of.before..][..batch * of.each]);
-            self.images(&|_, image| {
+            self.items(Packing::NONE, &|_, image| {
                 let below = std::slice::from_raw_parts_mut(below.at(image * of.each), of.each);
                 for o in 0..output.each {
                     let row = &self.inputs.weights[weight + o * of.each..][..of.each];

@@ -17,14 +17,17 @@ pub(super) const GROUP: usize = 8;
 impl Pass<'_> {
     pub(super) unsafe fn forward(&self, out: Shared<f32>, statistics: Shared<f32>) {
         let states = &self.plan.states;
-        self.images(&|_, image| {
-            self.load_images(&states[0], image);
-            self.derived(&states[0], image);
+        self.groups(states[0].group(), &|_, images| {
+            for image in images.clone() {
+                self.load_images(&states[0], image);
+                self.derived(&states[0], image);
+            }
+            self.maps(&states[0], &images);
         });
-        for state in &states[1..] {
+        for state in states[1..].iter().filter(|s| s.follows.is_none()) {
             for (q, bundle) in state.bundles.iter().enumerate() {
                 // The bundle before is added here, while its raw outputs are in the cache.
-                self.images(&|thread, image| {
+                self.items(state.packing, &|thread, image| {
                     if q > 0 {
                         self.add_bundle(state, &state.bundles[q - 1], image, q > 1);
                     }
@@ -32,7 +35,9 @@ impl Pass<'_> {
                 });
                 for depth in 1..bundle.depth {
                     self.finalize_stage(bundle, depth - 1, statistics);
-                    self.images(&|thread, image| self.later_stage(thread, bundle, depth, image));
+                    self.items(state.packing, &|thread, image| {
+                        self.later_stage(thread, bundle, depth, image);
+                    });
                 }
                 if bundle.depth > 0 {
                     self.finalize_stage(bundle, bundle.depth - 1, statistics);
@@ -40,11 +45,14 @@ impl Pass<'_> {
                 self.finalize_pools(state, bundle, statistics);
                 self.bundle_scales(state, bundle);
             }
-            self.images(&|_, image| {
-                if let Some(last) = state.bundles.last() {
-                    self.add_bundle(state, last, image, state.bundles.len() > 1);
+            self.groups(state.group(), &|_, images| {
+                for item in state.packing.of_images(&images) {
+                    if let Some(last) = state.bundles.last() {
+                        self.add_bundle(state, last, item, state.bundles.len() > 1);
+                    }
+                    self.derived(state, item);
                 }
-                self.derived(state, image);
+                self.maps(state, &images);
             });
         }
         self.export(out);
@@ -64,7 +72,7 @@ impl Pass<'_> {
     }
 
     /// Pools and rectified copy of a finished state.
-    unsafe fn derived(&self, state: &State, image: usize) {
+    pub(super) unsafe fn derived(&self, state: &State, image: usize) {
         let (plane, x) = (state.pixels() * 16, self.activation(state.x + image * state.floats));
         for pools in &state.pools {
             for b in 0..state.blocks {
@@ -209,7 +217,7 @@ impl Pass<'_> {
             add: false,
         };
         if conv.depthwise.is_none() && sources.is_none() {
-            (self.kernels.mix)(&mix);
+            self.run_mix(conv.packing, mix);
             return;
         }
         // In bands, so that what is mixed never leaves the first cache level.
@@ -222,17 +230,20 @@ impl Pass<'_> {
                 Some(sources) => self.source_rows(image, sources, conv.relu, (first, rows), u),
                 None => self.depthwise(thread, conv, first, rows, u),
             }
-            (self.kernels.mix)(&Mix {
-                out: z.add(first * g_out.width * 16),
-                x: u,
-                x_step: 16,
-                x_row: 0,
-                x_block: block,
-                rows: 1,
-                cols: rows * g_out.width,
-                first: first == 0,
-                ..mix
-            });
+            self.run_mix(
+                conv.packing,
+                Mix {
+                    out: z.add(first * g_out.width * 16),
+                    x: u,
+                    x_step: 16,
+                    x_row: 0,
+                    x_block: block,
+                    rows: 1,
+                    cols: rows * g_out.width,
+                    first: first == 0,
+                    ..mix
+                },
+            );
         }
     }
 

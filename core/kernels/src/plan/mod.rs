@@ -11,14 +11,18 @@ mod convolution_back;
 mod exec;
 mod export;
 mod forward;
+mod maps;
 mod norm;
 mod pack;
+mod packing;
 
 use crate::chain;
-use crate::graph::{Graph, Weight};
+use crate::graph::{Graph, Shape, Weight};
+use crate::maps::Map;
 use crate::primitives::{ELEMENTS, Tap};
 pub(crate) use exec::{Buffers, Inputs, Recorded, Targets, same_bits};
 use export::Output;
+use packing::Packing;
 
 /// Weight gradients are summed over this many fixed parts of the batch, so that results do not
 /// depend on the number of threads.
@@ -41,9 +45,12 @@ pub struct Plan {
     max_batch: usize,
     /// Border of every tile.
     pad: usize,
+    /// Images of the largest item.
+    group: usize,
     states: Vec<State>,
     convs: Vec<Conv>,
     norms: Vec<Norm>,
+    maps: Vec<MapNode>,
     geometries: Vec<Geometry>,
     outputs: Vec<Output>,
     /// Two parameters of the graph overlap: gradients must be added one after the other.
@@ -118,6 +125,7 @@ impl Raw {
 #[derive(Debug)]
 struct Norm {
     batch: Option<chain::Norm>,
+    packing: Packing,
     channels: usize,
     padded: usize,
     pixels: usize,
@@ -128,7 +136,7 @@ struct Norm {
 }
 
 /// The lazy gradient `a * g + b * z + c`: `a` at `a + image * a_stride`, then `b` and `c` of all
-/// images.
+/// images. In packed states each is followed by that of the last item, zero for missing images.
 #[derive(Debug, Clone, Copy)]
 struct Coefficients {
     a: usize,
@@ -176,6 +184,7 @@ enum MixWeights {
 
 #[derive(Debug)]
 struct Conv {
+    packing: Packing,
     relu: bool,
     stride: usize,
     depthwise: Option<Depthwise>,
@@ -251,7 +260,7 @@ struct Bundle {
     bias_stride: usize,
 }
 
-/// A pool of a state, shared by all terms that read it.
+/// A pool of a state, or a map, shared by all terms that read it.
 #[derive(Debug)]
 struct Pooled {
     raw: Raw,
@@ -260,6 +269,21 @@ struct Pooled {
     gradient: usize,
     /// (state, term).
     consumers: Vec<(usize, usize)>,
+}
+
+/// A map of some states.
+#[derive(Debug)]
+struct MapNode {
+    map: Map,
+    sources: Vec<usize>,
+    /// Of the output.
+    packing: Packing,
+    shape: Shape,
+    output: Pooled,
+    /// The state that is this map: its output is the state's own place.
+    target: Option<usize>,
+    /// A normalisation reads it.
+    normed: bool,
 }
 
 #[derive(Debug)]
@@ -274,6 +298,9 @@ struct Pools {
 
 #[derive(Debug)]
 struct State {
+    packing: Packing,
+    /// Images that the maps which wait for this state need together.
+    group: usize,
     channels: usize,
     blocks: usize,
     height: usize,
@@ -285,6 +312,10 @@ struct State {
     terms: Vec<Term>,
     bundles: Vec<Bundle>,
     pools: Vec<Pools>,
+    /// Maps that can run once this state is there, in order.
+    maps: Vec<usize>,
+    /// If this state is a map, and so without terms: the state that it is finished together with.
+    follows: Option<usize>,
     /// Terms that are this state itself.
     identities: Vec<(usize, usize)>,
     rectified: Option<Raw>,
@@ -299,6 +330,9 @@ struct State {
 impl State {
     fn pixels(&self) -> usize {
         self.height * self.width
+    }
+    fn shape(&self) -> Shape {
+        (self.channels, self.height, self.width)
     }
     fn padded(&self) -> usize {
         self.blocks * 16

@@ -12,6 +12,7 @@
 )]
 
 use super::exec::{Pass, Shared};
+use super::packing::Packing;
 use super::{Bundle, Coefficients, EPS, Norm, State};
 use crate::graph::Weight;
 
@@ -30,6 +31,28 @@ impl Pass<'_> {
     unsafe fn lanes(&self, at: usize) -> Lanes {
         let p = self.small(at);
         std::array::from_fn(|l| f64::from(*p.add(l)))
+    }
+
+    /// An image's part of its item's sums: channels from lane 0 on.
+    unsafe fn of_image(&self, packing: Packing, at: usize, step: usize, image: usize) -> Lanes {
+        let lanes = self.lanes(at + image / packing.images * step);
+        let first = packing.lane(image);
+        std::array::from_fn(|l| if l < packing.width { lanes[first + l] } else { 0.0 })
+    }
+
+    /// The same for all images of an item.
+    unsafe fn spread(&self, packing: Packing, at: usize, values: &Lanes) {
+        self.put(at, &std::array::from_fn(|l| values[l % packing.width]));
+    }
+
+    /// Also for a last item that lacks images.
+    unsafe fn spread_all(&self, packing: Packing, at: usize, values: &Lanes) {
+        self.spread(packing, at, values);
+        if packing.is_packed() {
+            let there = self.inputs.batch % packing.images * packing.width;
+            let value = |l| if l < there { values[l % packing.width] } else { 0.0 };
+            self.put(at + 16, &std::array::from_fn(value));
+        }
     }
 
     unsafe fn put(&self, at: usize, values: &Lanes) {
@@ -89,11 +112,11 @@ impl Pass<'_> {
             }
             let (gamma, beta) = self.affine(norm, block);
             let r: Lanes = std::array::from_fn(|l| 1.0 / (variance[l] + EPS).sqrt());
-            self.put(at, &mean);
-            self.put(at + norm.padded, &r);
-            self.put(at + 2 * norm.padded, &std::array::from_fn(|l| gamma[l] * r[l]));
+            let s = std::array::from_fn(|l| gamma[l] * r[l]);
             let t = std::array::from_fn(|l| beta[l] - gamma[l] * mean[l] * r[l]);
-            self.put(at + 3 * norm.padded, &t);
+            for (q, values) in [mean, r, s, t].iter().enumerate() {
+                self.spread(norm.packing, at + q * norm.padded, values);
+            }
         }
     }
 
@@ -108,7 +131,8 @@ impl Pass<'_> {
     ) -> f64 {
         let (images, pixels) = (self.inputs.batch, norm.pixels as f64);
         let part = |image: usize, q: usize| {
-            self.lanes(norm.part + (image * 3 + q) * norm.padded + block * 16)
+            let at = norm.part + q * norm.padded + block * 16;
+            self.of_image(norm.packing, at, 3 * norm.padded, image)
         };
         for image in 0..images {
             let (sum, shift) = (part(image, 0), part(image, 2));
@@ -204,8 +228,8 @@ impl Pass<'_> {
             // Sums with the weights of the images, and the gradient of those weights.
             let (mut sum, mut dot) = ([0.0; 16], [0.0; 16]);
             for image in 0..images {
-                let g = self.lanes(sums.gradient + image * sums.step + block * 16);
-                let gz = self.lanes(sums.dot + image * sums.step + block * 16);
+                let of = |at: usize| self.of_image(norm.packing, at + block * 16, sums.step, image);
+                let (g, gz) = (of(sums.gradient), of(sums.dot));
                 let w = self.weight(weight, image);
                 let mut d = 0.0;
                 for l in 0..16 {
@@ -237,7 +261,8 @@ impl Pass<'_> {
             }
             if out.a_stride == 0 {
                 let w = self.weight(weight, 0);
-                self.put(out.a + block * 16, &std::array::from_fn(|l| w * gamma[l] * r[l]));
+                let a = std::array::from_fn(|l| w * gamma[l] * r[l]);
+                self.spread_all(norm.packing, out.a + block * 16, &a);
             }
             let (mut b, mut c) = ([0.0; 16], [0.0; 16]);
             if !fixed {
@@ -246,15 +271,19 @@ impl Pass<'_> {
                     c[l] = gamma[l] * r[l] * (r[l] * mean[l] * s[l] - sum[l]) / count;
                 }
             }
-            self.put(out.b + block * 16, &b);
-            self.put(out.c + block * 16, &c);
+            self.spread_all(norm.packing, out.b + block * 16, &b);
+            self.spread_all(norm.packing, out.c + block * 16, &c);
         }
     }
 
-    /// Adds up `b` and `c` of all terms that read a pool.
+    /// Adds up `b` and `c` of all terms that read a pool or a map.
     pub(super) unsafe fn pool_coefficients(&self, state: &State) {
-        for pooled in state.pools.iter().flat_map(|p| p.max.iter().chain(&p.average)) {
-            for block in 0..state.blocks {
+        let pools = state.pools.iter().flat_map(|p| p.max.iter().chain(&p.average));
+        let pools = pools.map(|p| (p, state.blocks));
+        let maps = state.maps.iter().map(|m| &self.plan.maps[*m]);
+        let maps = maps.filter(|m| m.target.is_none());
+        for (pooled, blocks) in pools.chain(maps.map(|m| (&m.output, m.shape.0.div_ceil(16)))) {
+            for block in 0..blocks {
                 let (mut b, mut c) = ([0.0; 16], [0.0; 16]);
                 for &(target, term) in &pooled.consumers {
                     let k = &self.plan.states[target].terms[term].coefficients;
@@ -265,7 +294,7 @@ impl Pass<'_> {
                     }
                 }
                 self.put(pooled.gradient + block * 16, &b);
-                self.put(pooled.gradient + state.padded() + block * 16, &c);
+                self.put(pooled.gradient + (blocks + block) * 16, &c);
             }
         }
     }

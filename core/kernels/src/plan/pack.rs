@@ -38,6 +38,14 @@ impl Conv {
     }
 }
 
+impl Conv {
+    /// (output channel, input channel).
+    fn pairs(&self) -> impl Iterator<Item = (usize, usize)> {
+        let inputs = self.inputs;
+        (0..self.outputs).flat_map(move |out| (0..inputs).map(move |c| (out, c)))
+    }
+}
+
 impl Pass<'_> {
     pub(super) unsafe fn pack_weights(&self) {
         let weights = self.inputs.weights;
@@ -66,6 +74,18 @@ impl Pass<'_> {
             let at = tap * rows_in * rows_out;
             let (forward, back) =
                 (self.packed(conv.packed + at), self.packed(conv.packed_back + at));
+            if conv.packing.is_packed() {
+                // The same for every image: a row of output lanes an input channel, and back.
+                for (out, c) in conv.pairs() {
+                    let Some((row, step)) = conv.row(tap, out) else { continue };
+                    let w = weights[row + c * step];
+                    for run in &conv.runs {
+                        *forward.add(c * 16 + run.lane + out) = w;
+                        *back.add(out * 16 + run.lane + c) = w;
+                    }
+                }
+                continue;
+            }
             for run in &conv.runs {
                 // A block of 16 input channels at a time: both layouts stay in the first cache
                 // level.
@@ -99,7 +119,7 @@ impl Pass<'_> {
     }
 
     unsafe fn gather(&self, conv: &Conv, gradient: Shared<f32>) {
-        let chunks = self.chunks();
+        let chunks = self.chunks(conv.packing);
         let (rows_in, rows_out) = (conv.lanes_in.len() * 16, conv.lanes_out.len() * 16);
         let stride = self.plan.sizes.partial;
         if let Some(d) = &conv.depthwise {
@@ -124,6 +144,23 @@ impl Pass<'_> {
             return;
         }
         for tap in 0..conv.taps.len() {
+            if conv.packing.is_packed() {
+                let at = conv.partial + conv.partial_mix + tap * rows_out * rows_in;
+                let width = conv.packing.width;
+                for (out, c) in conv.pairs() {
+                    let Some((row, step)) = conv.row(tap, out) else { continue };
+                    // Where the kernel has this pair: see `PackedMixWeight`.
+                    let shift = (c + width - out) % width;
+                    let mut sum = 0.0;
+                    for chunk in 0..chunks {
+                        for run in &conv.runs {
+                            sum += *self.partial(chunk, at + shift * 16 + run.lane + out);
+                        }
+                    }
+                    *gradient.at(row + c * step) += sum;
+                }
+                continue;
+            }
             for out in 0..conv.outputs {
                 let Some((row, step)) = conv.row(tap, out) else { continue };
                 let at = conv.partial + conv.partial_mix + (tap * rows_out + out) * rows_in;
@@ -196,7 +233,7 @@ impl Pass<'_> {
                 (self.kernels.gather)(&Gather {
                     dw: self.partial(0, at + out * rows_in + piece.lane),
                     dw_step: rows_in * rows_out,
-                    chunks: self.chunks(),
+                    chunks: self.chunks(conv.packing),
                     chunk_step: self.plan.sizes.partial,
                     out: gradient.at(row + piece.channel * step),
                     filters: piece.len,

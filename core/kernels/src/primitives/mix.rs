@@ -10,6 +10,7 @@ use crate::simd::{Simd, zero};
 /// Statistics are sums of `z - k` and `(z - k)^2`, `k` being the image's first pixel: no
 /// cancellation. Their layout is `[sum, square, k][channels]`; `first` says that this call holds
 /// the first pixel and sets `k`.
+#[derive(Clone, Copy)]
 pub(crate) struct Mix {
     pub out: *mut f32,
     /// 16 or 32.

@@ -13,14 +13,18 @@
 
 pub(crate) mod depthwise;
 pub(crate) mod mix;
+pub(crate) mod packed;
 pub(crate) mod pool;
 pub(crate) mod stream;
 pub(crate) mod winograd;
 
 use std::sync::OnceLock;
 
+use crate::maps::{self, MapBackward, MapForward};
+
 pub(crate) use depthwise::{Depthwise, DepthwiseWeight, Tap};
 pub(crate) use mix::{Mix, MixWeight};
+pub(crate) use packed::{PackedMix, PackedMixWeight};
 pub(crate) use pool::{Pool, PoolBack};
 pub(crate) use stream::{Dots, Fill, Lazy, Mask, Rectify, Scaled, Sum};
 pub(crate) use winograd::{ELEMENTS, Filters, Gather, Winograd, WinogradWeight, room};
@@ -32,6 +36,8 @@ pub(crate) struct Kernels {
     pub depthwise_weight: unsafe fn(&DepthwiseWeight),
     pub mix: unsafe fn(&Mix),
     pub mix_weight: unsafe fn(&MixWeight),
+    pub packed_mix: unsafe fn(&PackedMix),
+    pub packed_mix_weight: unsafe fn(&PackedMixWeight),
     pub winograd: unsafe fn(&Winograd),
     pub winograd_weight: unsafe fn(&WinogradWeight),
     pub filters: unsafe fn(&Filters),
@@ -44,6 +50,8 @@ pub(crate) struct Kernels {
     pub rectify: unsafe fn(&Rectify),
     pub pool: unsafe fn(&Pool),
     pub pool_back: unsafe fn(&PoolBack),
+    pub map: unsafe fn(&MapForward<'_>),
+    pub map_back: unsafe fn(&MapBackward<'_>),
 }
 
 /// Tile sizes: a depthwise tile has `rows x pixels`, a mixing tile `pixels x blocks` of output, its
@@ -61,6 +69,8 @@ macro_rules! table {
                 depthwise_weight(DepthwiseWeight) depthwise::depthwise_weight::<$V, $R3, $R5>;
                 mix(Mix) mix::mix::<$V, $P, $Q>;
                 mix_weight(MixWeight) mix::mix_weight::<$V, $M, $N>;
+                packed_mix(PackedMix) packed::packed_mix::<$V, $P>;
+                packed_mix_weight(PackedMixWeight) packed::packed_mix_weight::<$V>;
                 winograd(Winograd) winograd::winograd::<$V, $P, $Q>;
                 winograd_weight(WinogradWeight) winograd::winograd_weight::<$V, $M, $N>;
                 filters(Filters) winograd::filters::<$V>;
@@ -73,6 +83,8 @@ macro_rules! table {
                 rectify(Rectify) stream::rectify::<$V>;
                 pool(Pool) pool::pool::<$V>;
                 pool_back(PoolBack) pool::pool_back::<$V>;
+                map(MapForward<'_>) maps::map::<$V>;
+                map_back(MapBackward<'_>) maps::map_back::<$V>;
             );
             pub(super) static TABLE: Kernels = Kernels {
                 name: stringify!($name),
@@ -80,6 +92,8 @@ macro_rules! table {
                 depthwise_weight,
                 mix,
                 mix_weight,
+                packed_mix,
+                packed_mix_weight,
                 winograd,
                 winograd_weight,
                 filters,
@@ -92,6 +106,8 @@ macro_rules! table {
                 rectify,
                 pool,
                 pool_back,
+                map,
+                map_back,
             };
         }
     };

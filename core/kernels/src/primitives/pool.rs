@@ -44,7 +44,7 @@ fn inside(window: usize, at: usize, size: usize) -> (usize, usize) {
 /// Sums of `v - k` and `(v - k)^2`: of a row, and of the rows before, with what rounding took from
 /// the latter. One running sum over a plane would be off by more than everything else in a pass
 /// together (1024 pixels: 3e-7 standard deviations of the mean), the same for all pixels.
-struct Moments<V> {
+pub(crate) struct Moments<V> {
     shift: V,
     row: [V; 2],
     sum: [V; 2],
@@ -53,12 +53,12 @@ struct Moments<V> {
 
 impl<V: Simd> Moments<V> {
     #[inline(always)]
-    unsafe fn new() -> Self {
+    pub(crate) unsafe fn new() -> Self {
         let zeros = [zero(); 2];
         Self { shift: zero(), row: zeros, sum: zeros, lost: zeros }
     }
     #[inline(always)]
-    unsafe fn add(&mut self, v: V, first: bool) {
+    pub(crate) unsafe fn add(&mut self, v: V, first: bool) {
         if first {
             self.shift = v;
         }
@@ -66,7 +66,7 @@ impl<V: Simd> Moments<V> {
         self.row = [self.row[0].add(d), V::fma(d, d, self.row[1])];
     }
     #[inline(always)]
-    unsafe fn end_row(&mut self) {
+    pub(crate) unsafe fn end_row(&mut self) {
         for q in 0..2 {
             // Knuth's two-sum: `total + lost` is exactly `sum + row`.
             let (sum, row) = (self.sum[q], self.row[q]);
@@ -78,7 +78,7 @@ impl<V: Simd> Moments<V> {
         self.row = [zero(); 2];
     }
     #[inline(always)]
-    unsafe fn store(self, stats: *mut f32, step: usize) {
+    pub(crate) unsafe fn store(self, stats: *mut f32, step: usize) {
         self.sum[0].add(self.lost[0]).store(stats);
         self.sum[1].add(self.lost[1]).store(stats.add(step));
         self.shift.store(stats.add(2 * step));

@@ -59,11 +59,11 @@ pub struct Images<T> {
 }
 
 impl<T: Real> Images<T> {
-    fn zeros(shape: (usize, usize, usize, usize)) -> Self {
+    pub(crate) fn zeros(shape: (usize, usize, usize, usize)) -> Self {
         let (n, c, h, w) = shape;
         Self { shape, data: vec![T::default(); n * c * h * w] }
     }
-    fn at(&self, n: usize, c: usize, y: usize, x: usize) -> usize {
+    pub(crate) fn at(&self, n: usize, c: usize, y: usize, x: usize) -> usize {
         let (_, channels, h, w) = self.shape;
         ((n * channels + c) * h + y) * w + x
     }
@@ -149,10 +149,11 @@ impl<T: Real> Inputs<'_, T> {
         }
     }
 
-    fn apply(&self, primitive: Primitive, x: &Images<T>, statistics: &mut [T]) -> Images<T> {
+    fn apply(&self, primitive: &Primitive, x: &Images<T>, statistics: &mut [T]) -> Images<T> {
         let c = x.shape.1;
-        match primitive {
+        match *primitive {
             Primitive::Relu => x.map(relu),
+            Primitive::Map(ref map) => map.reference(x),
             Primitive::MaxPool { stride } => max_pool(x, Window::around(stride)),
             Primitive::AvgPool { stride } => avg_pool(x, Window::around(stride)),
             Primitive::AvgPool2 => avg_pool(x, Window::SQUARES),
@@ -174,13 +175,14 @@ impl<T: Real> Inputs<'_, T> {
 
     fn apply_back(
         &self,
-        primitive: Primitive,
+        primitive: &Primitive,
         x: &Images<T>,
         g: &Images<T>,
         weights: &mut [T],
     ) -> Images<T> {
         let c = x.shape.1;
-        match primitive {
+        match *primitive {
+            Primitive::Map(ref map) => map.reference_back(x, g),
             Primitive::Relu => {
                 let pass = |(g, x): (&T, &T)| if *x > T::default() { *g } else { T::default() };
                 Images { shape: x.shape, data: g.data.iter().zip(&x.data).map(pass).collect() }
@@ -222,7 +224,7 @@ impl<T: Real> Inputs<'_, T> {
         let inputs: Vec<_> = term.input.iter().map(|id| &states[id.index()]).collect();
         let mut steps = vec![Images::concatenate(&inputs)];
         for primitive in &term.chain {
-            let next = self.apply(*primitive, &steps[steps.len() - 1], statistics);
+            let next = self.apply(primitive, &steps[steps.len() - 1], statistics);
             steps.push(next);
         }
         steps
@@ -230,7 +232,7 @@ impl<T: Real> Inputs<'_, T> {
 }
 
 /// The convolutions of a primitive, side by side.
-fn convolutions(primitive: Primitive, channels: usize) -> Box<[Convolution]> {
+fn convolutions(primitive: &Primitive, channels: usize) -> Box<[Convolution]> {
     let plain = Convolution {
         out: 0,
         kernel: 1,
@@ -240,7 +242,7 @@ fn convolutions(primitive: Primitive, channels: usize) -> Box<[Convolution]> {
         depthwise: false,
         weight: 0,
     };
-    match primitive {
+    match *primitive {
         Primitive::Depthwise { kernel, stride, dilation, weight } => Box::new([Convolution {
             out: channels,
             kernel,
@@ -408,7 +410,7 @@ pub fn backward<T: Real>(
                 *g = *g * inputs.op(term.weight, i / len);
             }
             for (primitive, x) in term.chain.iter().zip(&steps).rev() {
-                g = inputs.apply_back(*primitive, x, &g, &mut weights);
+                g = inputs.apply_back(primitive, x, &g, &mut weights);
             }
             g.split_into(&mut gradients, term.input.iter().map(|id| id.index()));
         }
@@ -434,6 +436,7 @@ pub fn margin<T: Real>(graph: &Graph, inputs: &Inputs<'_, T>, forward: &Forward<
             for (primitive, x) in term.chain.iter().zip(&steps) {
                 match *primitive {
                     Primitive::Relu => x.data.iter().for_each(|v| near(v.to_f64().abs())),
+                    Primitive::Map(ref map) => near(map.margin(x)),
                     Primitive::MaxPool { stride } => {
                         primitives::windows(x, Window::around(stride), |_, window| {
                             let mut values: Vec<f64> =

@@ -16,6 +16,8 @@ fn lanes(f: impl Fn(usize) -> f32) -> Array {
 }
 
 impl Simd for Array {
+    type Lanes = [i32; LANES];
+
     #[inline(always)]
     unsafe fn load(p: *const f32) -> Self {
         Self(p.cast::<[f32; LANES]>().read_unaligned())
@@ -60,5 +62,14 @@ impl Simd for Array {
     #[expect(clippy::float_cmp, reason = "small integers stored as floats: exact by construction")]
     unsafe fn where_equal(a: Self, b: Self, x: Self) -> Self {
         lanes(|i| if a.0[i] == b.0[i] { x.0[i] } else { 0.0 })
+    }
+    #[inline(always)]
+    unsafe fn lanes(from: &[i32; LANES]) -> Self::Lanes {
+        *from
+    }
+    #[inline(always)]
+    unsafe fn permute(self, from: Self::Lanes) -> Self {
+        // No branches: a lane is read in any case.
+        lanes(|i| if from[i] < 0 { 0.0 } else { self.0[from[i] as usize % LANES] })
     }
 }

@@ -29,6 +29,8 @@ pub(crate) const LANES: usize = 16;
 /// 16 lanes of `f32`. Methods need the instruction set of the implementing type; pointers need 16
 /// valid floats.
 pub(crate) trait Simd: Copy {
+    /// Which lane each lane takes, ready for [`Simd::permute`].
+    type Lanes: Copy;
     unsafe fn load(p: *const f32) -> Self;
     unsafe fn store(self, p: *mut f32);
     unsafe fn splat(x: f32) -> Self;
@@ -45,6 +47,15 @@ pub(crate) trait Simd: Copy {
     unsafe fn where_greater(a: Self, b: Self, x: Self, y: Self) -> Self;
     /// Lane by lane: `a == b ? x : 0`.
     unsafe fn where_equal(a: Self, b: Self, x: Self) -> Self;
+    /// -1: none.
+    unsafe fn lanes(from: &[i32; LANES]) -> Self::Lanes;
+    /// Each lane takes another one, or zero.
+    unsafe fn permute(self, lanes: Self::Lanes) -> Self;
+    /// The same where every lane takes one of its own half.
+    #[inline(always)]
+    unsafe fn permute_half(self, lanes: Self::Lanes) -> Self {
+        self.permute(lanes)
+    }
     /// Fetches a line that will be written soon. Any address is allowed.
     #[inline(always)]
     unsafe fn soon_written(_p: *mut f32) {}

@@ -1,20 +1,25 @@
 //! AVX-512 (one register) and AVX2 with FMA (two registers).
 
 use core::arch::x86_64::{
-    __m256, __m512, _CMP_EQ_OQ, _CMP_GT_OQ, _MM_HINT_ET0, _mm_prefetch, _mm256_add_ps,
-    _mm256_and_ps, _mm256_blendv_ps, _mm256_cmp_ps, _mm256_fmadd_ps, _mm256_loadu_ps,
-    _mm256_max_ps, _mm256_mul_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps,
-    _mm256_sub_ps, _mm512_add_ps, _mm512_cmp_ps_mask, _mm512_fmadd_ps, _mm512_loadu_ps,
-    _mm512_mask_mov_ps, _mm512_maskz_mov_ps, _mm512_max_ps, _mm512_mul_ps, _mm512_set1_ps,
-    _mm512_setzero_ps, _mm512_storeu_ps, _mm512_sub_ps,
+    __m256, __m256i, __m512, __m512i, __mmask16, _CMP_EQ_OQ, _CMP_GT_OQ, _MM_HINT_ET0,
+    _mm_prefetch, _mm256_add_ps, _mm256_and_ps, _mm256_andnot_ps, _mm256_blendv_ps,
+    _mm256_castsi256_ps, _mm256_cmp_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256,
+    _mm256_max_ps, _mm256_mul_ps, _mm256_permutevar8x32_ps, _mm256_set1_ps, _mm256_setzero_ps,
+    _mm256_slli_epi32, _mm256_srai_epi32, _mm256_storeu_ps, _mm256_sub_ps, _mm512_add_ps,
+    _mm512_cmp_ps_mask, _mm512_cmpge_epi32_mask, _mm512_fmadd_ps, _mm512_loadu_ps,
+    _mm512_loadu_si512, _mm512_mask_mov_ps, _mm512_maskz_mov_ps, _mm512_maskz_permutexvar_ps,
+    _mm512_max_ps, _mm512_mul_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512,
+    _mm512_storeu_ps, _mm512_sub_ps,
 };
 
-use super::Simd;
+use super::{LANES, Simd};
 
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512(__m512);
 
 impl Simd for Avx512 {
+    type Lanes = (__m512i, __mmask16);
+
     #[inline(always)]
     unsafe fn load(p: *const f32) -> Self {
         Self(_mm512_loadu_ps(p))
@@ -61,6 +66,15 @@ impl Simd for Avx512 {
         Self(_mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_EQ_OQ>(a.0, b.0), x.0))
     }
     #[inline(always)]
+    unsafe fn lanes(from: &[i32; LANES]) -> Self::Lanes {
+        let index = _mm512_loadu_si512(from.as_ptr().cast());
+        (index, _mm512_cmpge_epi32_mask(index, _mm512_setzero_si512()))
+    }
+    #[inline(always)]
+    unsafe fn permute(self, (index, used): Self::Lanes) -> Self {
+        Self(_mm512_maskz_permutexvar_ps(used, index, self.0))
+    }
+    #[inline(always)]
     unsafe fn soon_written(p: *mut f32) {
         _mm_prefetch::<_MM_HINT_ET0>(p.cast::<i8>().cast_const());
     }
@@ -70,6 +84,10 @@ impl Simd for Avx512 {
 pub(crate) struct Avx2(__m256, __m256);
 
 impl Simd for Avx2 {
+    /// An index below 8 is a lane of the first register, else of the second; the sign of an unused one
+    /// is set.
+    type Lanes = (__m256i, __m256i);
+
     #[inline(always)]
     unsafe fn load(p: *const f32) -> Self {
         Self(_mm256_loadu_ps(p), _mm256_loadu_ps(p.add(8)))
@@ -125,5 +143,31 @@ impl Simd for Avx2 {
             _mm256_and_ps(_mm256_cmp_ps::<_CMP_EQ_OQ>(a.0, b.0), x.0),
             _mm256_and_ps(_mm256_cmp_ps::<_CMP_EQ_OQ>(a.1, b.1), x.1),
         )
+    }
+    #[inline(always)]
+    unsafe fn lanes(from: &[i32; LANES]) -> Self::Lanes {
+        let p = from.as_ptr();
+        (_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(8).cast()))
+    }
+    #[inline(always)]
+    unsafe fn permute(self, lanes: Self::Lanes) -> Self {
+        Self(self.pick(lanes.0), self.pick(lanes.1))
+    }
+    #[inline(always)]
+    unsafe fn permute_half(self, lanes: Self::Lanes) -> Self {
+        // The instruction looks at the lowest three bits of an index only.
+        Self(_mm256_permutevar8x32_ps(self.0, lanes.0), _mm256_permutevar8x32_ps(self.1, lanes.1))
+    }
+}
+
+impl Avx2 {
+    #[inline(always)]
+    unsafe fn pick(self, index: __m256i) -> __m256 {
+        let first = _mm256_permutevar8x32_ps(self.0, index);
+        let second = _mm256_permutevar8x32_ps(self.1, index);
+        // Bit 3 says which register; blends look at the sign bit.
+        let which = _mm256_castsi256_ps(_mm256_slli_epi32::<28>(index));
+        let unused = _mm256_castsi256_ps(_mm256_srai_epi32::<31>(index));
+        _mm256_andnot_ps(unused, _mm256_blendv_ps(first, second, which))
     }
 }

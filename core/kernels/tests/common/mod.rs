@@ -5,7 +5,8 @@
 use candle_core::{Device, Tensor, Var};
 use tetlo_kernels::reference::{self, Inputs, Real};
 use tetlo_kernels::{
-    Affine, Export, Graph, GraphBuilder, Mode, Network, Primitive, StateId, Term, Weight,
+    Affine, Export, Graph, GraphBuilder, Map, MaxPool2x2, Mode, Network, Primitive, StateId, Term,
+    Weight,
 };
 
 /// A linear congruential generator: the tests need variety, not quality.
@@ -77,7 +78,7 @@ impl Places {
     }
 }
 
-pub const KINDS: usize = 21;
+pub const KINDS: usize = 23;
 
 /// A chain of one kind from `from` to `out` channels, if that kind can do it.
 pub fn chain(
@@ -145,8 +146,26 @@ pub fn chain(
         18 if same && stride == 2 && h % 2 == 0 && w % 2 == 0 => vec![AvgPool2],
         19 if same && stride == 2 && h % 2 == 0 && w % 2 == 0 => vec![AvgPool2, p.norm(out)],
         20 if same && stride == 1 => vec![p.norm(out)],
+        21 if same && stride == 2 && h % 2 == 0 && w % 2 == 0 => {
+            vec![Primitive::Map(Map::MaxPool2x2(MaxPool2x2))]
+        }
+        22 if same && stride == 2 && h % 2 == 0 && w % 2 == 0 => {
+            vec![Primitive::Map(Map::MaxPool2x2(MaxPool2x2)), p.norm(out)]
+        }
         _ => return None,
     })
+}
+
+/// Some channels of some states, in some order.
+fn gather(b: &mut GraphBuilder, r: &mut Random, from: &[StateId]) -> StateId {
+    let inputs: Vec<StateId> = (0..=r.below(3)).map(|_| r.pick(from)).collect();
+    let channels: usize = inputs.iter().map(|s| b.shape(*s).0).sum();
+    let mut order: Vec<usize> = (0..channels).collect();
+    for i in (1..channels).rev() {
+        order.swap(i, r.below(i + 1));
+    }
+    order.truncate(1 + r.below(channels));
+    b.gather(&inputs, &order).unwrap()
 }
 
 /// A random graph, its number of operation weights for `batch` images, and its places.
@@ -172,7 +191,8 @@ pub fn random_graph(r: &mut Random, batch: usize) -> (Graph, usize, Places) {
             let from = input.iter().map(|s| b.shape(*s).0).sum();
             p.affine = r.below(2) == 0;
             let kind = r.below(KINDS);
-            let single = input.len() == 1 || ![0, 1, 6, 7, 8, 9, 18, 19, 20].contains(&kind);
+            let single =
+                input.len() == 1 || ![0, 1, 6, 7, 8, 9, 18, 19, 20, 21, 22].contains(&kind);
             let Some(chain) = chain(kind, &mut p, r, (from, h, w), out, stride).filter(|_| single)
             else {
                 continue;
@@ -192,6 +212,15 @@ pub fn random_graph(r: &mut Random, batch: usize) -> (Graph, usize, Places) {
         }
         let (ho, wo) = ((h - 1) / stride + 1, (w - 1) / stride + 1);
         states.push(b.state_with_shape(out, ho, wo, terms).unwrap());
+        if r.below(3) == 0 {
+            let (_, h, w) = b.shape(r.pick(&states));
+            let same: Vec<StateId> = states
+                .iter()
+                .copied()
+                .filter(|s| b.shape(*s).1 == h && b.shape(*s).2 == w)
+                .collect();
+            states.push(gather(&mut b, r, &same));
+        }
     }
     let relu = r.below(2) == 0;
     let last = states[states.len() - 1];
@@ -202,6 +231,60 @@ pub fn random_graph(r: &mut Random, batch: usize) -> (Graph, usize, Places) {
     let any = r.pick(&states);
     b.export(Export::Map { states: vec![any, any], relu: !relu });
     (b.finish().unwrap(), ops, p)
+}
+
+/// Operations on some channels of a state, whose sum is joined with others: what reads few channels
+/// may run on several images in one register, of which the last lacks some.
+pub fn partial_graph(r: &mut Random) -> Graph {
+    let (c, part) = r.pick(&[(4, 1), (4, 2), (16, 4), (12, 3), (8, 4), (20, 8), (32, 8), (36, 12)]);
+    let (h, w) = (1 + r.below(9), 1 + r.below(9));
+    let mut b = GraphBuilder::new(3, h, w);
+    let mut p = Places::default();
+    let term = |input, chain, weight| Term { input: vec![input], chain, weight };
+    let chain_below = vec![p.pointwise(3, c, 1), p.norm(c)];
+    let mut states = vec![b.state(vec![term(b.input(), chain_below, Weight::One)]).unwrap()];
+    let mut ops = 0;
+    let stride = 1 + r.below(2);
+    for node in 0..=1 + r.below(2) {
+        let stride = if node == 0 { stride } else { 1 };
+        let mut terms = Vec::new();
+        let sources = if stride == 2 { 1 } else { states.len() };
+        for source in 0..sources {
+            if b.shape(states[source]) != b.shape(states[sources - 1]) {
+                continue;
+            }
+            let input = b.gather(&[states[source]], &(0..part).collect::<Vec<_>>()).unwrap();
+            let (_, h, w) = b.shape(input);
+            for _ in 0..=r.below(5) {
+                let kind = r.below(KINDS);
+                p.affine = r.below(2) == 0;
+                // Chains with wide stages in between make the state an unpacked one: now and then.
+                if [14, 15, 16].contains(&kind) && r.below(4) > 0 {
+                    continue;
+                }
+                if let Some(chain) = chain(kind, &mut p, r, (part, h, w), part, stride) {
+                    ops += 1;
+                    terms.push(term(input, chain, Weight::Shared(ops - 1)));
+                }
+            }
+        }
+        let (_, h, w) = b.shape(states[sources - 1]);
+        let (ho, wo) = ((h - 1) / stride + 1, (w - 1) / stride + 1);
+        let mixed = b.state_with_shape(part, ho, wo, terms).unwrap();
+        let past = p.pointwise(c, c, stride);
+        let past = b.state(vec![term(states[sources - 1], vec![past], Weight::One)]).unwrap();
+        let shuffled: Vec<usize> = (0..c).map(|k| (k * 7 + 1) % c).collect();
+        let channels: Vec<usize> =
+            shuffled.iter().map(|k| if *k < part { *k } else { k + part }).collect();
+        let coprime = shuffled.iter().collect::<std::collections::BTreeSet<_>>().len() == c;
+        let channels =
+            if coprime { channels } else { (0..part).chain(2 * part..c + part).collect() };
+        states.push(b.gather(&[mixed, past], &channels).unwrap());
+    }
+    let last = states[states.len() - 1];
+    b.export(Export::Pooled { states: vec![last], relu: false });
+    b.export(Export::Map { states: vec![r.pick(&states)], relu: true });
+    b.finish().unwrap()
 }
 
 /// The vectors of one pass.
