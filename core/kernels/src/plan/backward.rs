@@ -32,14 +32,13 @@ impl Pass<'_> {
             }
             self.export_gradients(exports, gradient, image);
         });
-        for state in states[1..].iter().rev().filter(|s| needed(s)) {
-            self.pool_coefficients(state);
-            self.images(&|thread, image| {
-                self.shared_gradients(thread, state, image);
-                if let Some(first) = state.bundles.first() {
-                    self.dots(state, first, image, true, wanted);
-                }
-            });
+        let mut order = states[1..].iter().rev().filter(|s| needed(s)).peekable();
+        if let Some(last) = order.peek() {
+            self.pool_coefficients(last);
+            self.images(&|thread, image| self.begin(thread, last, image, wanted));
+        }
+        while let Some(state) = order.next() {
+            let before = order.peek();
             if let Some(first) = state.bundles.first() {
                 self.bundle_coefficients(state, first, weight_target, ops);
             }
@@ -55,12 +54,18 @@ impl Pass<'_> {
                         self.finish_stage(bundle, depth, weight_target);
                     }
                 }
+                if let (None, Some(before)) = (next, before) {
+                    self.pool_coefficients(before);
+                }
+                // An image goes on with the next bundle or state while it is in the cache.
                 self.each(wanted, &|thread, image, partial| {
                     if through {
                         self.first_stage_back(thread, state, bundle, image, partial, &needed);
                     }
                     if let Some(next) = next {
                         self.dots(state, next, image, false, wanted);
+                    } else if let Some(before) = before {
+                        self.begin(thread, before, image, wanted);
                     }
                 });
                 if through {
@@ -70,6 +75,18 @@ impl Pass<'_> {
                     self.bundle_coefficients(state, next, weight_target, ops);
                 }
             }
+            if let (true, Some(before)) = (state.bundles.is_empty(), before) {
+                self.pool_coefficients(before);
+                self.images(&|thread, image| self.begin(thread, before, image, wanted));
+            }
+        }
+    }
+
+    /// Completes the gradient of a state, and starts on its first bundle.
+    unsafe fn begin(&self, thread: usize, state: &State, image: usize, wanted: Wanted) {
+        self.shared_gradients(thread, state, image);
+        if let Some(first) = state.bundles.first() {
+            self.dots(state, first, image, true, wanted);
         }
     }
 
@@ -185,11 +202,15 @@ impl Pass<'_> {
         block: usize,
         out: *mut f32,
     ) {
+        let planes = pooled.consumers.iter().map(|k| self.consumer(*k, image, block));
+        if !pooled.normalised {
+            self.sum(out, pixels, std::ptr::null(), false, planes);
+            return;
+        }
         let z = self.activation(pooled.raw.kept + (image * state.blocks + block) * pixels * 16);
         let b = self.small(pooled.gradient + block * 16);
         let c = self.small(pooled.gradient + state.padded() + block * 16);
         let own = (z.cast_const(), b.cast_const());
-        let planes = pooled.consumers.iter().map(|k| self.consumer(*k, image, block));
         self.sum(out, pixels, c, false, std::iter::once(own).chain(planes));
     }
 

@@ -276,6 +276,7 @@ impl Compiler {
                 part: self.small(3 * padded * self.plan.max_batch),
                 gradient: self.small(2 * padded),
                 consumers: Vec::new(),
+                normalised: false,
             };
             let pools = &mut self.plan.states[source].pools[at];
             if max {
@@ -288,6 +289,7 @@ impl Compiler {
         let slot = if max { &mut pools.max } else { &mut pools.average };
         let pooled = slot.as_mut().expect("just set");
         pooled.consumers.push((state, term));
+        pooled.normalised |= norm.is_some();
         let (raw, part) = (pooled.raw, pooled.part);
         (raw, self.norm(norm, channels, pixels, Some(part)))
     }

@@ -27,12 +27,16 @@ impl Pass<'_> {
             self.load_images(&states[0], image);
             self.derived(&states[0], image);
         });
+        // Passes over the images end where sums over all of them are needed; until then an image goes
+        // on while it is in the cache.
+        let mut open: Option<&State> = None;
         for state in &states[1..] {
             for (q, bundle) in state.bundles.iter().enumerate() {
-                // The bundle before is added here, while its raw outputs are in the cache.
                 self.images(&|thread, image| {
                     if q > 0 {
                         self.add_bundle(state, &state.bundles[q - 1], image, q > 1);
+                    } else if let Some(before) = open {
+                        self.finish(before, image);
                     }
                     self.first_stage(thread, bundle, image);
                 });
@@ -45,13 +49,20 @@ impl Pass<'_> {
                 }
                 self.finalize_pools(state, bundle, statistics);
                 self.bundle_scales(state, bundle);
+                open = Some(state);
             }
-            self.images(&|_, image| {
-                if let Some(last) = state.bundles.last() {
-                    self.add_bundle(state, last, image, state.bundles.len() > 1);
-                }
-                self.derived(state, image);
-            });
+            if state.bundles.is_empty() {
+                self.images(&|_, image| {
+                    if let Some(before) = open {
+                        self.finish(before, image);
+                    }
+                    self.derived(state, image);
+                });
+                open = None;
+            }
+        }
+        if let Some(last) = open {
+            self.images(&|_, image| self.finish(last, image));
         }
         let mut at = 0;
         for export in exports {
@@ -70,6 +81,14 @@ impl Pass<'_> {
                 *out.add(p * 16) = *v;
             }
         }
+    }
+
+    /// Adds the last bundle of a state.
+    unsafe fn finish(&self, state: &State, image: usize) {
+        if let Some(last) = state.bundles.last() {
+            self.add_bundle(state, last, image, state.bundles.len() > 1);
+        }
+        self.derived(state, image);
     }
 
     /// Pools and rectified copy of a finished state.

@@ -257,6 +257,8 @@ struct Pooled {
     gradient: usize,
     /// (state, term).
     consumers: Vec<(usize, usize)>,
+    /// Some consumer normalises it, so that `b` or `c` may not be zero.
+    normalised: bool,
 }
 
 #[derive(Debug)]

@@ -45,6 +45,9 @@ pub(crate) trait Simd: Copy {
     unsafe fn where_greater(a: Self, b: Self, x: Self, y: Self) -> Self;
     /// Lane by lane: `a == b ? x : 0`.
     unsafe fn where_equal(a: Self, b: Self, x: Self) -> Self;
+    /// Fetches a line that will be read soon. Any address is allowed.
+    #[inline(always)]
+    unsafe fn soon_read(_p: *const f32) {}
     /// Fetches a line that will be written soon. Any address is allowed.
     #[inline(always)]
     unsafe fn soon_written(_p: *mut f32) {}
