@@ -3,15 +3,19 @@
 
 mod common;
 
-use common::{Data, Random, random_graph, run};
+use common::{Data, Random, dense_graph, random_graph, run};
 use tetlo_kernels::{Network, set_threads, simd_paths, threads};
 
 #[test]
 fn any_number_of_threads() {
-    for seed in 0..16 {
+    for seed in 0..18 {
         let mut r = Random::new(seed);
         let batch = 1 + r.below(9);
-        let (graph, _, _) = random_graph(&mut r, batch);
+        let graph = match seed {
+            0..16 => random_graph(&mut r, batch).0,
+            16 => dense_graph(20, 16, 8, 11),
+            _ => dense_graph(16, 36, 12, 12),
+        };
         let data = Data::random(&graph, &mut r, batch);
         for simd in simd_paths() {
             let network = Network::with_simd(graph.clone(), simd).unwrap();

@@ -177,8 +177,8 @@ impl Compiler {
             let index = self.plan.states[state].terms.len();
             let (raw, norm) = match chain {
                 Chain::Identity { relu } => self.identity(state, index, sources[0], *relu),
-                Chain::Pool { max, stride, norm, .. } => {
-                    self.pool(state, index, sources[0], *max, *stride, *norm)
+                Chain::Pool { max, size, stride, norm, .. } => {
+                    self.pool((state, index), sources[0], *max, (*size, *stride), *norm)
                 }
                 Chain::Convs(stages) => {
                     let mut chain = Vec::new();
@@ -251,20 +251,20 @@ impl Compiler {
 
     fn pool(
         &mut self,
-        state: usize,
-        term: usize,
+        consumer: (usize, usize),
         source: usize,
         max: bool,
-        stride: usize,
+        (size, stride): (usize, usize),
         norm: Option<chain::Norm>,
     ) -> (Raw, usize) {
         let s = &self.plan.states[source];
         let (channels, padded) = (s.channels, s.padded());
         let pixels = out_size(s.height, stride) * out_size(s.width, stride);
         let floats = padded * pixels;
-        let at = s.pools.iter().position(|p| p.stride == stride).unwrap_or_else(|| {
+        let same = |p: &Pools| (p.size, p.stride) == (size, stride);
+        let at = s.pools.iter().position(same).unwrap_or_else(|| {
             let pools = &mut self.plan.states[source].pools;
-            pools.push(Pools { stride, max: None, average: None, index: 0, pixels });
+            pools.push(Pools { size, stride, max: None, average: None, index: 0, pixels });
             pools.len() - 1
         });
         let known = &self.plan.states[source].pools[at];
@@ -288,7 +288,7 @@ impl Compiler {
         let pools = &mut self.plan.states[source].pools[at];
         let slot = if max { &mut pools.max } else { &mut pools.average };
         let pooled = slot.as_mut().expect("just set");
-        pooled.consumers.push((state, term));
+        pooled.consumers.push(consumer);
         pooled.normalised |= norm.is_some();
         let (raw, part) = (pooled.raw, pooled.part);
         (raw, self.norm(norm, channels, pixels, Some(part)))

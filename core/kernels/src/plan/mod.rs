@@ -263,6 +263,7 @@ struct Pooled {
 
 #[derive(Debug)]
 struct Pools {
+    size: usize,
     stride: usize,
     max: Option<Pooled>,
     average: Option<Pooled>,
