@@ -81,12 +81,14 @@ impl Conv {
 }
 
 impl Stage {
-    /// Whether Winograd's transform pays: enough channels and tiles to make up for it.
+    /// Whether Winograd's transform pays: enough channels to make up for it, and enough pixels for
+    /// the memory traffic of weights that become 16/9 times larger.
     pub(crate) fn winograd(&self) -> bool {
-        let (ci, h, w) = self.input;
+        let ((ci, h, w), co) = (self.input, self.output.0);
         matches!(self.conv, Conv::Dense { kernel: 3, stride: 1, .. })
-            && ci.min(self.output.0) >= 12
-            && h.min(w) >= 6
+            && ci.min(co) >= 12
+            && h.min(w) >= 4
+            && (ci.max(co) <= 256 || h * w >= 36)
     }
 
     /// How far beyond a pixel of the image its reads go. Winograd's tiles are two pixels wide, so the

@@ -3,16 +3,20 @@
 
 mod common;
 
-use common::{Data, Random, partial_graph, random_graph, run};
+use common::{Data, Random, dense_graph, partial_graph, random_graph, run};
 use tetlo_kernels::{Network, set_threads, simd_paths, threads};
 
 #[test]
 fn any_number_of_threads() {
-    for seed in 0..24 {
+    for seed in 0..26 {
         let mut r = Random::new(seed);
         let batch = 1 + r.below(9);
-        let graph =
-            if seed % 3 == 0 { partial_graph(&mut r) } else { random_graph(&mut r, batch).0 };
+        let graph = match seed {
+            24 => dense_graph(20, 16, 8, 11),
+            25 => dense_graph(16, 36, 12, 12),
+            _ if seed % 3 == 0 => partial_graph(&mut r),
+            _ => random_graph(&mut r, batch).0,
+        };
         let data = Data::random(&graph, &mut r, batch);
         for simd in simd_paths() {
             let network = Network::with_simd(graph.clone(), simd).unwrap();

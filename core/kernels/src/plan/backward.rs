@@ -13,6 +13,7 @@ use super::packing::Packing;
 use super::{Bundle, Conv, MapNode, Pooled, State, Term};
 use crate::graph::Weight;
 use crate::primitives::{Dots, Mask, PoolBack, Rectify};
+use std::ops::Range;
 
 impl Pass<'_> {
     pub(super) unsafe fn backward(
@@ -34,29 +35,28 @@ impl Pass<'_> {
             }
             images.for_each(|image| self.export_gradients(gradient, image));
         });
-        for state in states[1..].iter().rev().filter(|s| s.follows.is_none()) {
-            let maps = || state.maps.iter().map(|m| &self.plan.maps[*m]);
-            let read = |m: &MapNode| m.sources.iter().any(|s| needed(&states[*s]));
-            if !needed(state) && !maps().any(read) {
-                continue;
+        let read = |m: &MapNode| m.sources.iter().any(|s| needed(&states[*s]));
+        let maps_read = |s: &State| s.maps.iter().any(|m| read(&self.plan.maps[*m]));
+        let begin = |thread: usize, state: &State, images: &Range<usize>| {
+            self.begin(thread, state, images, wanted, &needed);
+        };
+        let mut order = states[1..]
+            .iter()
+            .rev()
+            .filter(|s| s.follows.is_none() && (needed(s) || maps_read(s)))
+            .peekable();
+        let mut begun = false;
+        while let Some(state) = order.next() {
+            if !begun {
+                self.shared_coefficients(state);
+                self.groups(state.group(), &|thread, images| begin(thread, state, &images));
             }
-            maps().filter_map(|m| m.target).for_each(|t| self.pool_coefficients(&states[t]));
-            self.pool_coefficients(state);
-            self.groups(state.group(), &|thread, images| {
-                self.maps_back(thread, state, &images, &needed);
-                if !needed(state) {
-                    return;
-                }
-                for item in state.packing.of_images(&images) {
-                    self.shared_gradients(thread, state, item);
-                    if let Some(first) = state.bundles.first() {
-                        self.dots(state, first, item, true, wanted);
-                    }
-                }
-            });
+            begun = false;
             if !needed(state) {
                 continue;
             }
+            // A pass over a state's items can begin the state before it where their groups agree.
+            let before = order.peek().copied().filter(|s| s.group() == state.packing.images);
             if let Some(first) = state.bundles.first() {
                 self.bundle_coefficients(state, first, weight_target, ops);
             }
@@ -72,12 +72,19 @@ impl Pass<'_> {
                         self.finish_stage(bundle, depth, weight_target);
                     }
                 }
+                if let (None, Some(before)) = (next, before) {
+                    self.shared_coefficients(before);
+                    begun = true;
+                }
+                // An item goes on with the next bundle or state while it is in the cache.
                 self.each(state.packing, wanted, &|thread, image, partial| {
                     if through {
                         self.first_stage_back(thread, state, bundle, image, partial, &needed);
                     }
                     if let Some(next) = next {
                         self.dots(state, next, image, false, wanted);
+                    } else if let Some(before) = before {
+                        begin(thread, before, &self.images_of(state.packing, image));
                     }
                 });
                 if through {
@@ -86,6 +93,35 @@ impl Pass<'_> {
                 if let Some(next) = next {
                     self.bundle_coefficients(state, next, weight_target, ops);
                 }
+            }
+        }
+    }
+
+    /// Coefficients of the pools and maps of a state.
+    unsafe fn shared_coefficients(&self, state: &State) {
+        for target in state.maps.iter().filter_map(|m| self.plan.maps[*m].target) {
+            self.pool_coefficients(&self.plan.states[target]);
+        }
+        self.pool_coefficients(state);
+    }
+
+    /// Completes the gradient of a state, and starts on its first bundle.
+    unsafe fn begin(
+        &self,
+        thread: usize,
+        state: &State,
+        images: &Range<usize>,
+        wanted: Wanted,
+        needed: &dyn Fn(&State) -> bool,
+    ) {
+        self.maps_back(thread, state, images, needed);
+        if !needed(state) {
+            return;
+        }
+        for item in state.packing.of_images(images) {
+            self.shared_gradients(thread, state, item);
+            if let Some(first) = state.bundles.first() {
+                self.dots(state, first, item, true, wanted);
             }
         }
     }
@@ -179,11 +215,15 @@ impl Pass<'_> {
         (image, block, blocks, pixels): (usize, usize, usize, usize),
         out: *mut f32,
     ) {
+        let planes = pooled.consumers.iter().map(|k| self.consumer(*k, image, block));
+        if !pooled.normalised {
+            self.sum(out, pixels, std::ptr::null(), false, planes);
+            return;
+        }
         let z = self.activation(pooled.raw.kept + (image * blocks + block) * pixels * 16);
         let b = self.small(pooled.gradient + block * 16);
         let c = self.small(pooled.gradient + (blocks + block) * 16);
         let own = (z.cast_const(), b.cast_const());
-        let planes = pooled.consumers.iter().map(|k| self.consumer(*k, image, block));
         self.sum(out, pixels, c, false, std::iter::once(own).chain(planes));
     }
 

@@ -309,6 +309,7 @@ impl Compiler {
                 part: self.small(3 * padded * self.plan.max_batch),
                 gradient: self.small(2 * padded),
                 consumers: Vec::new(),
+                normalised: false,
             };
             let pools = &mut self.plan.states[source].pools[at];
             if max {
@@ -321,6 +322,7 @@ impl Compiler {
         let slot = if max { &mut pools.max } else { &mut pools.average };
         let pooled = slot.as_mut().expect("just set");
         pooled.consumers.push(consumer);
+        pooled.normalised |= norm.is_some();
         let (raw, part) = (pooled.raw, pooled.part);
         (raw, self.norm(norm, (packing, channels, pixels), Some(part)))
     }

@@ -282,6 +282,11 @@ impl Pass<'_> {
         self.workers.run(batch.div_ceil(size), &|thread, g| f(thread, images(g)));
     }
 
+    /// The images of an item.
+    pub(super) fn images_of(&self, packing: Packing, item: usize) -> Range<usize> {
+        item * packing.images..self.inputs.batch.min((item + 1) * packing.images)
+    }
+
     /// Where the coefficients of an item are, after those of all others: the last one may lack images.
     pub(super) fn tail(&self, packing: Packing, item: usize) -> usize {
         let lacks = (item + 1) * packing.images > self.inputs.batch;

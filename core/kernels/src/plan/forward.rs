@@ -8,6 +8,7 @@
 use super::exec::{Pass, Shared};
 use super::{Bundle, Conv, State, TILES};
 use crate::primitives::{Depthwise, Fill, Mix, Pool, Scaled, Sum, Winograd};
+use std::ops::Range;
 
 /// Floats ahead of a write that its cache line is fetched.
 const AHEAD: usize = 4096;
@@ -24,14 +25,30 @@ impl Pass<'_> {
             }
             self.maps(&states[0], &images);
         });
+        // Passes over the images end where sums over all of them are needed; until then an image goes
+        // on while it is in the cache.
+        let mut open: Option<&State> = None;
+        let close = |state: &State| {
+            self.groups(state.group(), &|_, images| self.finish(state, &images));
+        };
         for state in states[1..].iter().filter(|s| s.follows.is_none()) {
+            // Raw outputs that only pass through lie item by item, so only alike items go on.
+            if let Some(before) = open.take_if(|s| s.packing != state.packing) {
+                close(before);
+            }
             for (q, bundle) in state.bundles.iter().enumerate() {
-                // The bundle before is added here, while its raw outputs are in the cache.
-                self.items(state.packing, &|thread, image| {
-                    if q > 0 {
-                        self.add_bundle(state, &state.bundles[q - 1], image, q > 1);
+                let before = open.filter(|_| q == 0);
+                let group = before.map_or(1, State::group).max(state.packing.images);
+                self.groups(group, &|thread, images| {
+                    if let Some(before) = before {
+                        self.finish(before, &images);
                     }
-                    self.first_stage(thread, bundle, image);
+                    for item in state.packing.of_images(&images) {
+                        if q > 0 {
+                            self.add_bundle(state, &state.bundles[q - 1], item, q > 1);
+                        }
+                        self.first_stage(thread, bundle, item);
+                    }
                 });
                 for depth in 1..bundle.depth {
                     self.finalize_stage(bundle, depth - 1, statistics);
@@ -44,16 +61,21 @@ impl Pass<'_> {
                 }
                 self.finalize_pools(state, bundle, statistics);
                 self.bundle_scales(state, bundle);
+                open = Some(state);
             }
-            self.groups(state.group(), &|_, images| {
-                for item in state.packing.of_images(&images) {
-                    if let Some(last) = state.bundles.last() {
-                        self.add_bundle(state, last, item, state.bundles.len() > 1);
+            if state.bundles.is_empty() {
+                let group = open.map_or(1, State::group).max(state.group());
+                self.groups(group, &|_, images| {
+                    if let Some(before) = open {
+                        self.finish(before, &images);
                     }
-                    self.derived(state, item);
-                }
-                self.maps(state, &images);
-            });
+                    self.finish(state, &images);
+                });
+                open = None;
+            }
+        }
+        if let Some(last) = open {
+            close(last);
         }
         self.export(out);
     }
@@ -69,6 +91,17 @@ impl Pass<'_> {
                 *out.add(p * 16) = *v;
             }
         }
+    }
+
+    /// Adds the last bundle of a state, and does what reads it alone.
+    unsafe fn finish(&self, state: &State, images: &Range<usize>) {
+        for item in state.packing.of_images(images) {
+            if let Some(last) = state.bundles.last() {
+                self.add_bundle(state, last, item, state.bundles.len() > 1);
+            }
+            self.derived(state, item);
+        }
+        self.maps(state, images);
     }
 
     /// Pools and rectified copy of a finished state.

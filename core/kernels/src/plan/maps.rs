@@ -42,11 +42,12 @@ impl Compiler {
                 part: self.small(3 * padded * self.plan.max_batch),
                 gradient: self.small(2 * padded),
                 consumers: Vec::new(),
+                normalised: false,
             };
             self.node(map, sources, (packing, output_shape), output, None)
         });
         let node = &mut self.plan.maps[at];
-        node.normed |= norm.is_some();
+        node.output.normalised |= norm.is_some();
         node.output.consumers.push((state, term));
         let (raw, part) = (node.output.raw, node.output.part);
         (raw, self.norm(norm, (packing, channels, pixels), Some(part)))
@@ -59,8 +60,13 @@ impl Compiler {
         let (x, floats, shape, packing) = (s.x, s.floats, s.shape(), s.packing);
         let weights = sources.iter().any(|s| self.plan.states[*s].has_weights);
         let ops = sources.iter().any(|s| self.plan.states[*s].has_ops);
-        let output =
-            Pooled { raw: Raw::kept(x, floats), part: 0, gradient: 0, consumers: Vec::new() };
+        let output = Pooled {
+            raw: Raw::kept(x, floats),
+            part: 0,
+            gradient: 0,
+            consumers: Vec::new(),
+            normalised: false,
+        };
         let follows = Some(self.last(&sources));
         self.node(map, sources, (packing, shape), output, Some(state));
         let s = &mut self.plan.states[state];
@@ -81,15 +87,7 @@ impl Compiler {
         let state = &mut self.plan.states[last];
         state.group = state.group.max(group);
         let map = map.clone();
-        self.plan.maps.push(MapNode {
-            map,
-            sources,
-            packing,
-            shape,
-            output,
-            target,
-            normed: false,
-        });
+        self.plan.maps.push(MapNode { map, sources, packing, shape, output, target });
         let at = self.plan.maps.len() - 1;
         self.plan.states[last].maps.push(at);
         at
@@ -144,7 +142,7 @@ impl Pass<'_> {
             let packing = self.runs_on(node);
             for image in images.clone().step_by(packing.images) {
                 let item = image / node.packing.images;
-                let stats = if node.normed && self.inputs.running.is_none() {
+                let stats = if node.output.normalised && self.inputs.running.is_none() {
                     self.small(node.output.part + item * 3 * row)
                 } else {
                     std::ptr::null_mut()

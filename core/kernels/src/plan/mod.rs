@@ -269,6 +269,8 @@ struct Pooled {
     gradient: usize,
     /// (state, term).
     consumers: Vec<(usize, usize)>,
+    /// Some consumer normalises it, so that `b` or `c` may not be zero.
+    normalised: bool,
 }
 
 /// A map of some states.
@@ -282,8 +284,6 @@ struct MapNode {
     output: Pooled,
     /// The state that is this map: its output is the state's own place.
     target: Option<usize>,
-    /// A normalisation reads it.
-    normed: bool,
 }
 
 #[derive(Debug)]

@@ -201,7 +201,7 @@ impl Pass<'_> {
                     (self.kernels.filters)(&Filters {
                         w: filters(block * 16, run.channel + q),
                         w_step: conv.inputs * 9,
-                        filters: *lanes as usize,
+                        count: *lanes as usize,
                         turned: false,
                         out: self.packed(conv.packed + (block * rows_in + run.lane + q) * 16),
                         out_step: rows_in * rows_out,
@@ -215,7 +215,7 @@ impl Pass<'_> {
                 (self.kernels.filters)(&Filters {
                     w: filters(out, piece.channel),
                     w_step: 9,
-                    filters: piece.len,
+                    count: piece.len,
                     turned: true,
                     out: self.packed(at),
                     out_step: rows_in * rows_out,
@@ -236,7 +236,7 @@ impl Pass<'_> {
                     chunks: self.chunks(conv.packing),
                     chunk_step: self.plan.sizes.partial,
                     out: gradient.at(row + piece.channel * step),
-                    filters: piece.len,
+                    count: piece.len,
                 });
             }
         }

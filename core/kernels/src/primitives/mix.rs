@@ -150,6 +150,11 @@ unsafe fn blocks<V: Simd, const P: usize, const Q: usize, const S: usize, const 
             tile::<V, 4, Q, S, O>(a, out, x, w, stats, first);
             c += 4;
         }
+        if P > 2 && c + 2 <= a.cols {
+            let (out, x, first) = at(c);
+            tile::<V, 2, Q, S, O>(a, out, x, w, stats, first);
+            c += 2;
+        }
         while c < a.cols {
             let (out, x, first) = at(c);
             tile::<V, 1, Q, S, O>(a, out, x, w, stats, first);

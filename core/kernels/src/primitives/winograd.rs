@@ -421,7 +421,7 @@ pub(crate) struct Filters {
     pub w: *const f32,
     /// Floats between filters.
     pub w_step: usize,
-    pub filters: usize,
+    pub count: usize,
     /// Turns the filters by half a turn, for the input gradient.
     pub turned: bool,
     pub out: *mut f32,
@@ -432,7 +432,7 @@ pub(crate) struct Filters {
 #[inline(always)]
 pub(crate) unsafe fn filters<V: Simd>(a: &Filters) {
     let mut taps = [[0.0f32; 16]; 9];
-    for f in 0..a.filters {
+    for f in 0..a.count {
         for t in 0..9 {
             taps[if a.turned { 8 - t } else { t }][f] = *a.w.add(f * a.w_step + t);
         }
@@ -468,7 +468,7 @@ pub(crate) struct Gather {
     /// Floats between chunks.
     pub chunk_step: usize,
     pub out: *mut f32,
-    pub filters: usize,
+    pub count: usize,
 }
 
 #[inline(always)]
@@ -499,7 +499,7 @@ pub(crate) unsafe fn gather<V: Simd>(a: &Gather) {
             row[j].store(taps[3 * i + j].as_mut_ptr());
         }
     }
-    for f in 0..a.filters {
+    for f in 0..a.count {
         for t in 0..9 {
             *a.out.add(f * 9 + t) += taps[t][f];
         }

@@ -56,6 +56,9 @@ pub(crate) trait Simd: Copy {
     unsafe fn permute_half(self, lanes: Self::Lanes) -> Self {
         self.permute(lanes)
     }
+    /// Fetches a line that will be read soon. Any address is allowed.
+    #[inline(always)]
+    unsafe fn soon_read(_p: *const f32) {}
     /// Fetches a line that will be written soon. Any address is allowed.
     #[inline(always)]
     unsafe fn soon_written(_p: *mut f32) {}

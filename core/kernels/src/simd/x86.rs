@@ -1,7 +1,7 @@
 //! AVX-512 (one register) and AVX2 with FMA (two registers).
 
 use core::arch::x86_64::{
-    __m256, __m256i, __m512, __m512i, __mmask16, _CMP_EQ_OQ, _CMP_GT_OQ, _MM_HINT_ET0,
+    __m256, __m256i, __m512, __m512i, __mmask16, _CMP_EQ_OQ, _CMP_GT_OQ, _MM_HINT_ET0, _MM_HINT_T0,
     _mm_prefetch, _mm256_add_ps, _mm256_and_ps, _mm256_andnot_ps, _mm256_blendv_ps,
     _mm256_castsi256_ps, _mm256_cmp_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256,
     _mm256_max_ps, _mm256_mul_ps, _mm256_permutevar8x32_ps, _mm256_set1_ps, _mm256_setzero_ps,
@@ -77,6 +77,10 @@ impl Simd for Avx512 {
     #[inline(always)]
     unsafe fn soon_written(p: *mut f32) {
         _mm_prefetch::<_MM_HINT_ET0>(p.cast::<i8>().cast_const());
+    }
+    #[inline(always)]
+    unsafe fn soon_read(p: *const f32) {
+        _mm_prefetch::<_MM_HINT_T0>(p.cast::<i8>());
     }
 }
 

@@ -287,6 +287,24 @@ pub fn partial_graph(r: &mut Random) -> Graph {
     b.finish().unwrap()
 }
 
+/// Dense 3x3 convolutions of stride 1 from two joined states of `from` channels together: a chain of
+/// two, and one alone.
+pub fn dense_graph(from: usize, out: usize, h: usize, w: usize) -> Graph {
+    let mut p = Places { affine: w.is_multiple_of(2), ..Places::default() };
+    let mut b = GraphBuilder::new(3, h, w);
+    let images = b.input();
+    let one = |input, chain| Term { input, chain, weight: Weight::One };
+    let below = [from - 5, 5].map(|channels| {
+        b.state(vec![one(vec![images], vec![p.dense(3, channels, 3, 1)])]).unwrap()
+    });
+    let two = vec![p.dense(from, out, 3, 1), p.norm(out), Primitive::Relu, p.dense(out, out, 3, 1)];
+    let single = vec![p.dense(from, out, 3, 1), p.norm(out)];
+    let terms = [two, single].map(|chain| one(below.to_vec(), chain));
+    let state = b.state(terms.to_vec()).unwrap();
+    b.export(Export::Map { states: vec![state], relu: false });
+    b.finish().unwrap()
+}
+
 /// The vectors of one pass.
 pub struct Data {
     pub batch: usize,
