@@ -11,8 +11,11 @@ fn any_number_of_threads() {
     for seed in 0..24 {
         let mut r = Random::new(seed);
         let batch = 1 + r.below(9);
-        let graph =
-            if seed % 3 == 0 { partial_graph(&mut r) } else { random_graph(&mut r, batch).0 };
+        let graph = if seed.is_multiple_of(3) {
+            partial_graph(&mut r)
+        } else {
+            random_graph(&mut r, batch).0
+        };
         let data = Data::random(&graph, &mut r, batch);
         for simd in simd_paths() {
             let network = Network::with_simd(graph.clone(), simd).unwrap();
