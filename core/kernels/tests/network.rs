@@ -13,7 +13,8 @@ use tetlo_kernels::{
 
 fn example(seed: u64, batch: usize) -> (Network, Data) {
     let mut r = Random::new(seed);
-    let graph = if seed % 3 == 0 { partial_graph(&mut r) } else { random_graph(&mut r, batch).0 };
+    let graph =
+        if seed.is_multiple_of(3) { partial_graph(&mut r) } else { random_graph(&mut r, batch).0 };
     let data = Data::random(&graph, &mut r, batch);
     (Network::new(graph), data)
 }

@@ -14,7 +14,7 @@ fn any_number_of_threads() {
         let graph = match seed {
             24 => dense_graph(20, 16, 8, 11),
             25 => dense_graph(16, 36, 12, 12),
-            _ if seed % 3 == 0 => partial_graph(&mut r),
+            _ if seed.is_multiple_of(3) => partial_graph(&mut r),
             _ => random_graph(&mut r, batch).0,
         };
         let data = Data::random(&graph, &mut r, batch);

@@ -180,6 +180,10 @@ impl MapPrimitive for Gather {
         false
     }
 
+    fn packs(&self) -> bool {
+        true
+    }
+
     fn reference<T: Real>(&self, x: &Images<T>) -> Images<T> {
         let (n, _, h, w) = x.shape;
         let mut out = Images::zeros((n, self.0.channels.len(), h, w));

@@ -40,7 +40,7 @@ pub(crate) struct Plane {
     pub channels: usize,
     pub height: usize,
     pub width: usize,
-    /// The first lane of the image, where several share a register (only [`Gather`] sees that).
+    /// The first lane of the image where several share a register; 0 for maps that do not pack.
     pub lane: usize,
 }
 
@@ -87,8 +87,15 @@ pub(crate) trait MapPrimitive {
     /// The same as `backward`, obviously.
     fn reference_back<T: Real>(&self, x: &Images<T>, g: &Images<T>) -> Images<T>;
 
-    /// Does each lane only see itself, whichever channel of whichever image it is?
+    /// Does each lane only see itself, whichever channel of whichever image it is? Then it runs on
+    /// images that share registers too.
     fn is_lanewise(&self) -> bool;
+
+    /// Can it read and write the lanes of one image among others ([`Plane::lane`])? Then it leads into
+    /// states whose images share registers, and out of them.
+    fn packs(&self) -> bool {
+        false
+    }
 
     /// Distance from the nearest point where the gradient jumps (see [`crate::reference::margin`]).
     fn margin<T: Real>(&self, _x: &Images<T>) -> f64 {
@@ -130,6 +137,9 @@ macro_rules! maps {
             pub(crate) fn output(&self, inputs: &[Shape]) -> Result<Shape, String> {
                 match self { $(Self::$name(m) => m.output(inputs),)* }
             }
+            pub(crate) fn packs(&self) -> bool {
+                match self { $(Self::$name(m) => m.packs(),)* }
+            }
             pub(crate) fn is_lanewise(&self) -> bool {
                 match self { $(Self::$name(m) => m.is_lanewise(),)* }
             }
@@ -157,13 +167,6 @@ macro_rules! maps {
             match a.map { $(Map::$name(m) => m.backward::<V>(a.x, a.g, a.dx),)* }
         }
     };
-}
-
-impl Map {
-    /// Can it read and write images that share a register?
-    pub(crate) fn packs(&self) -> bool {
-        matches!(self, Self::Gather(_))
-    }
 }
 
 maps! {

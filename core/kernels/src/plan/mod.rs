@@ -1,6 +1,7 @@
 //! A graph compiled to fixed places in memory.
 //!
-//! Activations are `[image][block][pixel][16 channels]`. A normalisation is never applied in
+//! Activations are `[image][block][pixel][16 channels]`; states of few channels may be packed, several
+//! images to a register (see `packing`). A normalisation is never applied in
 //! memory: the raw output `z` of a convolution or pool is kept, and whoever reads it uses `s * z +
 //! t`; the gradient through it is `a * g + b * z + c`. The terms of a state are bundled by their
 //! input, and run bundle by bundle, so that raw outputs are added while they are in the cache.
