@@ -2,6 +2,8 @@
 
 use crate::chain::Chain;
 use crate::error::{Error, Result};
+use crate::function::{FunctionId, TensorFunction};
+use std::sync::Arc;
 
 /// (channels, height, width).
 pub type Shape = (usize, usize, usize);
@@ -98,6 +100,13 @@ pub enum Primitive {
         /// Step between outputs.
         stride: usize,
     },
+    /// Candle tensor code, in the place of a convolution.
+    Function {
+        /// What [`GraphBuilder::function`] gave.
+        function: FunctionId,
+        /// Offset of its slice of the weights.
+        weight: usize,
+    },
     /// `(z - mean) / sqrt(variance + 1e-5)`, then `gamma * y + beta` if affine.
     BatchNorm {
         /// Trainable scale and shift.
@@ -192,6 +201,7 @@ pub(crate) struct State {
 pub struct GraphBuilder {
     states: Vec<State>,
     exports: Vec<Export>,
+    functions: Vec<Arc<dyn TensorFunction>>,
 }
 
 /// A checked network, ready to be compiled.
@@ -199,6 +209,7 @@ pub struct GraphBuilder {
 pub struct Graph {
     pub(crate) states: Vec<State>,
     pub(crate) exports: Vec<Export>,
+    pub(crate) functions: Vec<Arc<dyn TensorFunction>>,
     weights: usize,
     statistics: usize,
 }
@@ -207,12 +218,18 @@ impl GraphBuilder {
     /// A graph over images of this shape.
     pub fn new(channels: usize, height: usize, width: usize) -> Self {
         let images = State { shape: (channels, height, width), terms: Vec::new() };
-        Self { states: vec![images], exports: Vec::new() }
+        Self { states: vec![images], exports: Vec::new(), functions: Vec::new() }
     }
 
     /// The images.
     pub fn input(&self) -> StateId {
         StateId(0)
+    }
+
+    /// Makes tensor code known, so that chains can name it.
+    pub fn function(&mut self, code: Arc<dyn TensorFunction>) -> FunctionId {
+        self.functions.push(code);
+        FunctionId(self.functions.len() - 1)
     }
 
     /// Adds the sum of `terms`. There must be at least one, and all must have one shape.
@@ -279,7 +296,8 @@ impl GraphBuilder {
             weights = weights.max(chain.weights_end());
             statistics = statistics.max(chain.statistics_end());
         }
-        Ok(Graph { states: self.states, exports: self.exports, weights, statistics })
+        let Self { states, exports, functions } = self;
+        Ok(Graph { states, exports, functions, weights, statistics })
     }
 
     fn concatenated(&self, states: &[StateId], empty: &'static str) -> Result<Shape> {
@@ -297,7 +315,7 @@ impl GraphBuilder {
 
     fn check(&self, term: &Term) -> Result<(Shape, Chain)> {
         let input = self.concatenated(&term.input, "a term needs an input")?;
-        let chain = Chain::parse(&term.chain, input, term.input.len())?;
+        let chain = Chain::parse(&term.chain, input, term.input.len(), &self.functions)?;
         Ok((chain.output(input), chain))
     }
 }

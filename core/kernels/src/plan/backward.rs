@@ -5,10 +5,12 @@
     reason = "calls kernels on the places that the plan gave; an item only touches its own image or chunk"
 )]
 
-use super::exec::{Pass, Shared, Wanted};
+use super::exec::{Pass, Shared};
 use super::forward::GROUP;
+use super::function::Slot;
 use super::norm::Sums;
 use super::{Bundle, Coefficients, Conv, Pooled, State};
+use crate::error::Result;
 use crate::graph::{Export, Weight};
 use crate::primitives::{
     Depthwise, DepthwiseWeight, Dots, Lazy, Mask, Mix, MixWeight, PoolBack, Rectify,
@@ -24,7 +26,7 @@ struct Partial {
 /// The gradient of a convolution's (normalised) output and how to get that of the raw output from
 /// it.
 #[derive(Clone, Copy)]
-struct Incoming<'a> {
+pub(super) struct Incoming<'a> {
     g: *const f32,
     coefficients: &'a Coefficients,
 }
@@ -34,13 +36,13 @@ impl Pass<'_> {
         &self,
         exports: &[Export],
         gradient: &[f32],
-        wanted: Wanted,
         weights: Shared<f32>,
         ops: Shared<f64>,
-    ) {
-        let states = &self.plan.states;
+        functions: &mut [Slot],
+    ) -> Result<()> {
+        let (states, wanted) = (&self.plan.states, self.inputs.wanted);
         let weight_target = wanted.weights.then_some(weights);
-        let needed = |s: &State| (wanted.weights && s.has_weights) || (wanted.ops && s.has_ops);
+        let needed = |s: &State| wanted.at(s);
         self.images(&|_, image| {
             for state in states.iter().filter(|s| needed(s)) {
                 let dx = self.activation(state.dx + image * state.floats);
@@ -60,26 +62,28 @@ impl Pass<'_> {
                 self.bundle_coefficients(state, first, weight_target, ops);
             }
             for (q, bundle) in state.bundles.iter().enumerate() {
-                let below = bundle.sources.iter().any(|&s| needed(&states[s]));
+                let below = self.below(bundle);
                 let next = state.bundles.get(q + 1);
                 let through = below || wanted.weights;
                 if through {
                     for depth in (1..bundle.depth).rev() {
-                        self.each(wanted, &|thread, image, partial| {
+                        self.each(&|thread, image, partial| {
                             self.later_stage_back(thread, state, bundle, depth, image, partial);
                         });
+                        self.functions_back(state, bundle, depth, functions, weight_target)?;
                         self.finish_stage(bundle, depth, weight_target);
                     }
                 }
-                self.each(wanted, &|thread, image, partial| {
+                self.each(&|thread, image, partial| {
                     if through {
-                        self.first_stage_back(thread, state, bundle, image, partial, &needed);
+                        self.first_stage_back(thread, state, bundle, image, partial);
                     }
                     if let Some(next) = next {
                         self.dots(state, next, image, false);
                     }
                 });
                 if through {
+                    self.functions_back(state, bundle, 0, functions, weight_target)?;
                     self.finish_stage(bundle, 0, weight_target);
                 }
                 if let Some(next) = next {
@@ -87,11 +91,12 @@ impl Pass<'_> {
                 }
             }
         }
+        Ok(())
     }
 
     /// All images; in fixed chunks if partial weight gradients are summed on the way.
-    unsafe fn each(&self, wanted: Wanted, f: &(dyn Fn(usize, usize, Option<Partial>) + Sync)) {
-        if !wanted.weights {
+    unsafe fn each(&self, f: &(dyn Fn(usize, usize, Option<Partial>) + Sync)) {
+        if !self.inputs.wanted.weights {
             self.images(&|thread, image| f(thread, image, None));
             return;
         }
@@ -233,7 +238,7 @@ impl Pass<'_> {
     }
 
     /// The incoming gradient of stage `depth` of a chain.
-    unsafe fn incoming<'a>(
+    pub(super) unsafe fn incoming<'a>(
         &'a self,
         state: &'a State,
         (position, term, chain): (usize, usize, &'a [usize]),
@@ -269,6 +274,9 @@ impl Pass<'_> {
             }
             let (before, conv) =
                 (&self.plan.convs[chain[depth - 1]], &self.plan.convs[chain[depth]]);
+            if conv.function.is_some() {
+                continue;
+            }
             if partial.is_some() {
                 self.inner_tile(thread, image, before, conv);
             }
@@ -280,7 +288,7 @@ impl Pass<'_> {
     }
 
     /// Through the rectifier between two stages, with the sums that the norm before it needs.
-    unsafe fn mask(
+    pub(super) unsafe fn mask(
         &self,
         before: &Conv,
         conv: &Conv,
@@ -336,15 +344,14 @@ impl Pass<'_> {
         bundle: &Bundle,
         image: usize,
         partial: Option<Partial>,
-        needed: &dyn Fn(&State) -> bool,
     ) {
-        let below = bundle.sources.iter().any(|&s| needed(&self.plan.states[s]));
+        let below = self.below(bundle);
         let input = self.scratch(thread, self.plan.scratch.input);
         for relu in [true, false] {
             let mut started = false;
             for (position, (term, chain)) in bundle.chains.iter().enumerate() {
                 let conv = &self.plan.convs[chain[0]];
-                if conv.relu != relu {
+                if conv.relu != relu || conv.function.is_some() {
                     continue;
                 }
                 if !started && partial.is_some() {
@@ -356,23 +363,27 @@ impl Pass<'_> {
                 started = true;
             }
             if started && below {
-                self.add_to_sources(bundle, image, input, relu, needed);
+                self.add_to_sources(bundle, image, input, relu);
             }
         }
     }
 
+    /// Whether the gradient in one of a bundle's sources leads to a wanted one.
+    pub(super) fn below(&self, bundle: &Bundle) -> bool {
+        bundle.sources.iter().any(|&s| self.inputs.wanted.at(&self.plan.states[s]))
+    }
+
     /// `dx += [x > 0] g` for the sources of a bundle.
-    unsafe fn add_to_sources(
+    pub(super) unsafe fn add_to_sources(
         &self,
         bundle: &Bundle,
         image: usize,
         mut g: *const f32,
         relu: bool,
-        needed: &dyn Fn(&State) -> bool,
     ) {
         for &s in &bundle.sources {
             let s = &self.plan.states[s];
-            if needed(s) {
+            if self.inputs.wanted.at(s) {
                 let x = self.activation(s.x + image * s.floats).cast_const();
                 (self.kernels.rectify)(&Rectify {
                     dx: self.activation(s.dx + image * s.floats),
@@ -405,7 +416,7 @@ impl Pass<'_> {
 
     /// Gradient of the raw output: densely, or into the gradient tile (`row`, `block`: of the
     /// target).
-    unsafe fn lazy(
+    pub(super) unsafe fn lazy(
         &self,
         conv: &Conv,
         image: usize,

@@ -1,10 +1,11 @@
 //! Graph to plan: gives everything its place.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::{
-    Bundle, Coefficients, Conv, Depthwise, Geometry, MixWeights, Norm, Parity, Plan, Pooled, Pools,
-    Raw, Run, Scratch, Sizes, State, Term,
+    Bundle, Coefficients, Conv, Depthwise, Function, Geometry, MixWeights, Norm, Parity, Plan,
+    Pooled, Pools, Raw, Run, Scratch, Sizes, State, Term,
 };
 use crate::chain;
 use crate::chain::{Chain, Stage, out_size};
@@ -12,7 +13,8 @@ use crate::graph::{Graph, Weight};
 use crate::graph::{StateId, Term as GraphTerm};
 use crate::primitives::Tap;
 
-struct Compiler {
+struct Compiler<'a> {
+    graph: &'a Graph,
     plan: Plan,
     /// Raw outputs of passes without gradients: one place for each convolution of a bundle.
     passing: Vec<usize>,
@@ -28,6 +30,7 @@ pub(super) fn compile(graph: &Graph, max_batch: usize) -> Plan {
     };
     let out_floats = |s: &Stage| s.output.0.div_ceil(16) * s.output.1 * s.output.2 * 16;
     let mut c = Compiler {
+        graph,
         plan: Plan {
             max_batch,
             pad: stages().map(|s| s.conv.reach()).max().unwrap_or(0),
@@ -35,6 +38,8 @@ pub(super) fn compile(graph: &Graph, max_batch: usize) -> Plan {
             convs: Vec::new(),
             norms: Vec::new(),
             geometries: Vec::new(),
+            functions: 0,
+            function_floats: 0,
             shared_weights: overlapping(graph),
             inner_gradients: Vec::new(),
             inner_floats: 0,
@@ -104,7 +109,7 @@ fn lanes(channels: usize) -> Vec<u32> {
     (0..channels.div_ceil(16)).map(|b| (channels - 16 * b).min(16) as u32).collect()
 }
 
-impl Compiler {
+impl Compiler<'_> {
     fn activations(&mut self, floats_of_an_image: usize) -> usize {
         let at = self.plan.sizes.activations;
         self.plan.sizes.activations += floats_of_an_image * self.plan.max_batch;
@@ -331,6 +336,7 @@ impl Compiler {
                 let weights = MixWeights::Factorized { even, odd, half: outputs / 2 };
                 (None, weights, vec![(0, 0), (1, 1)])
             }
+            chain::Conv::Function { .. } => (None, MixWeights::Dense(0), vec![]),
         };
         let parities = match depthwise {
             Some(_) => Vec::new(),
@@ -349,7 +355,9 @@ impl Compiler {
             let padded = blocks_out * 16;
             (self.small(2 * padded * self.plan.max_batch), self.coefficients(padded, false))
         };
+        let function = self.function(stage);
         let conv = Conv {
+            function,
             relu: stage.relu,
             stride,
             taps: taps(&offsets, gi.row, at_tap),
@@ -377,6 +385,10 @@ impl Compiler {
             sums,
             coefficients,
         };
+        if conv.function.is_some() {
+            self.plan.convs.push(conv);
+            return self.plan.convs.len() - 1;
+        }
         let input = &mut self.plan.geometries[geometry_in];
         input.tile_blocks = input.tile_blocks.max(blocks_in);
         // After a depthwise part the gradient of its result is in the tile, else that of the
@@ -386,6 +398,16 @@ impl Compiler {
         output.grad_blocks = output.grad_blocks.max(grad_blocks);
         self.plan.convs.push(conv);
         self.plan.convs.len() - 1
+    }
+
+    fn function(&mut self, stage: &Stage) -> Option<Function> {
+        let chain::Conv::Function { function, weight, len } = stage.conv else { return None };
+        let floats = |(c, h, w): (usize, usize, usize)| c * h * w;
+        // Both with their gradients.
+        self.plan.function_floats += 2 * (floats(stage.input) + floats(stage.output));
+        self.plan.functions += 1;
+        let (code, slot) = (Arc::clone(&self.graph.functions[function]), self.plan.functions - 1);
+        Some(Function { code, slot, weight, len })
     }
 
     fn concatenation(&self, sources: &[usize]) -> (Vec<Run>, Vec<u32>) {

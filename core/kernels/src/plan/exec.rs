@@ -5,7 +5,8 @@
     reason = "a pass runs on raw places in its arenas, which the plan keeps apart"
 )]
 
-use super::{CHUNKS, Conv, Geometry, Plan, Raw};
+use super::function::Slot;
+use super::{CHUNKS, Conv, Geometry, Plan, Raw, State};
 use crate::arena::Arena;
 use crate::counters::{COUNTERS, count};
 use crate::error::Result;
@@ -27,6 +28,8 @@ pub(crate) struct Buffers {
     ops: Vec<f32>,
     op_gradient: Vec<f64>,
     statistics: Vec<f32>,
+    /// Of each tensor function.
+    functions: Vec<Slot>,
 }
 
 /// Which gradients a backward pass has to give.
@@ -34,6 +37,17 @@ pub(crate) struct Buffers {
 pub(crate) struct Wanted {
     pub weights: bool,
     pub ops: bool,
+}
+
+impl Wanted {
+    pub(crate) fn any(self) -> bool {
+        self.weights || self.ops
+    }
+
+    /// Whether a state's gradient leads to a wanted one.
+    pub(super) fn at(self, state: &State) -> bool {
+        (self.weights && state.has_weights) || (self.ops && state.has_ops)
+    }
 }
 
 /// The inputs of a forward pass.
@@ -45,8 +59,10 @@ pub(crate) struct Inputs<'a> {
     /// Running mean and variance; `None`: the statistics of the batch.
     pub running: Option<&'a [f32]>,
     pub batch: usize,
-    /// Gradients will follow.
-    pub keep: bool,
+    /// The gradients that will follow.
+    pub wanted: Wanted,
+    /// Names the random draws of tensor functions.
+    pub key: u64,
 }
 
 /// Where gradients go; `None`: not wanted.
@@ -118,6 +134,7 @@ impl Buffers {
             ops: Vec::new(),
             op_gradient: Vec::new(),
             statistics: vec![0.0; statistics],
+            functions: (0..plan.functions).map(|_| Slot::default()).collect(),
         })
     }
 
@@ -147,7 +164,7 @@ impl Buffers {
             if pack {
                 pass.pack_weights();
             }
-            pass.forward(exports, Shared::new(out), statistics);
+            pass.forward(exports, Shared::new(out), statistics, &mut self.functions)?;
         }
         let n = self.statistics.len();
         if inputs.running.is_none() {
@@ -182,7 +199,8 @@ impl Buffers {
             ops: &self.ops,
             running: if evaluation { Some(&[]) } else { None },
             batch,
-            keep: true,
+            wanted,
+            key: 0,
         };
         let pass = Pass { plan, kernels, workers: &workers, inputs, arenas };
         let mut nothing = [];
@@ -190,7 +208,9 @@ impl Buffers {
         let op_gradient = Shared::new(&mut self.op_gradient);
         // SAFETY: the arenas belong to this plan and hold its last forward pass; nobody else uses
         // them now.
-        unsafe { pass.backward(exports, gradient, wanted, weights, op_gradient) };
+        unsafe {
+            pass.backward(exports, gradient, weights, op_gradient, &mut self.functions)?;
+        }
         if let Some(ops) = ops {
             for (out, g) in ops.iter_mut().zip(&self.op_gradient) {
                 *out = *g as f32;
@@ -247,7 +267,7 @@ impl Pass<'_> {
 
     /// A raw output of an image, where this pass keeps it.
     pub(super) unsafe fn raw(&self, raw: &Raw, image: usize) -> *mut f32 {
-        let kept = self.inputs.keep;
+        let kept = self.inputs.wanted.any();
         let at = if kept { raw.kept } else { raw.passing };
         self.activation(at + image * if kept { raw.floats } else { raw.passing_step })
     }

@@ -6,7 +6,9 @@
 )]
 
 use super::exec::{Pass, Shared};
+use super::function::Slot;
 use super::{Bundle, Conv, State};
+use crate::error::Result;
 use crate::graph::Export;
 use crate::primitives::{Depthwise, Fill, Mix, Pool, Scaled, Sum};
 
@@ -23,7 +25,8 @@ impl Pass<'_> {
         exports: &[Export],
         out: Shared<f32>,
         statistics: Shared<f32>,
-    ) {
+        functions: &mut [Slot],
+    ) -> Result<()> {
         let states = &self.plan.states;
         self.images(&|_, image| {
             self.load_images(&states[0], image);
@@ -38,9 +41,11 @@ impl Pass<'_> {
                     }
                     self.first_stage(thread, bundle, image);
                 });
+                self.functions(bundle, 0, functions)?;
                 for depth in 1..bundle.depth {
                     self.finalize_stage(bundle, depth - 1, statistics);
                     self.images(&|thread, image| self.later_stage(thread, bundle, depth, image));
+                    self.functions(bundle, depth, functions)?;
                 }
                 if bundle.depth > 0 {
                     self.finalize_stage(bundle, bundle.depth - 1, statistics);
@@ -59,6 +64,7 @@ impl Pass<'_> {
         for export in exports {
             at += self.export(export, out, at);
         }
+        Ok(())
     }
 
     unsafe fn load_images(&self, state: &State, image: usize) {
@@ -122,7 +128,7 @@ impl Pass<'_> {
             let mut ready = false;
             for (_, chain) in &bundle.chains {
                 let conv = &self.plan.convs[chain[0]];
-                if conv.relu != relu {
+                if conv.relu != relu || conv.function.is_some() {
                     continue;
                 }
                 if !ready {
@@ -138,6 +144,9 @@ impl Pass<'_> {
         for (_, chain) in bundle.chains.iter().filter(|(_, c)| c.len() > depth) {
             let (before, conv) =
                 (&self.plan.convs[chain[depth - 1]], &self.plan.convs[chain[depth]]);
+            if conv.function.is_some() {
+                continue;
+            }
             self.inner_tile(thread, image, before, conv);
             self.conv(thread, conv, image);
         }
