@@ -223,7 +223,7 @@ fn errors() {
         let out =
             network.forward(&data.images(network.graph()), &weights, &flat(&[0.0]), Mode::Train);
         let result = out.and_then(|out| loss(&out.exports, &data.exports).backward().map(drop));
-        let error = result.unwrap_err().to_string();
+        let error = result.err().map_or("no error".to_owned(), |e| e.to_string());
         assert!(error.contains(expected), "{code:?}: {error}");
     }
     // Where the input is already not finite the function is not blamed.
@@ -260,5 +260,59 @@ fn changing_batches() {
         data.ops = Random::new(1).values(graph.ops(batch), 1.0);
         let fresh = run(&Network::new(graph.clone()), &data, false);
         assert_eq!(run(&network, &data, false).bits(), fresh.bits(), "{n} images");
+    }
+}
+
+/// Enough work for candle to use its threads: matrix products, convolutions, reductions.
+fn large() -> (Graph, Data) {
+    let (shape, batch) = ((24, 20, 20), 6);
+    let mut p = Places { affine: true, ..Places::default() };
+    let mut b = GraphBuilder::new(24, 20, 20);
+    let images = b.input();
+    let conv = vec![p.dense(24, 24, 3, 1), p.norm(24)];
+    let term = |input, chain, weight| Term { input: vec![input], chain, weight };
+    let first = b.state(vec![term(images, conv, Weight::One)]).unwrap();
+    let [attend, gate, centre] =
+        [Code::Attend, Code::Gate, Code::Centre].map(|code| function(&mut b, &mut p, code, shape));
+    let second = vec![
+        term(first, vec![attend, p.norm(24)], Weight::Shared(0)),
+        term(first, vec![gate, p.pointwise(24, 24, 1), p.norm(24)], Weight::Shared(1)),
+        term(first, vec![Primitive::Relu, centre], Weight::Shared(2)),
+    ];
+    let second = b.state(second).unwrap();
+    let down = function(&mut b, &mut p, Code::Conv { out: 32 }, shape);
+    let third = b.state(vec![term(second, vec![down, p.norm(32)], Weight::One)]).unwrap();
+    b.export(Export::Pooled { states: vec![third], relu: true });
+    let graph = b.finish().unwrap();
+    let data = Data::random(&graph, &mut Random::new(5), batch);
+    (graph, data)
+}
+
+/// The same bytes whatever candle's pool and the kernels use. Candle reads its number of threads
+/// from the environment, so each number has a process of its own.
+#[test]
+fn any_number_of_threads() {
+    const THREADS: &str = "TETLO_TEST_THREADS";
+    let (graph, data) = large();
+    if let Ok(threads) = std::env::var(THREADS) {
+        tetlo_kernels::set_threads(threads.parse().unwrap());
+        let found = run(&Network::new(graph), &data, false);
+        let hash = found.bits().iter().fold(0xCBF2_9CE4_8422_2325u64, |h, b| {
+            (h ^ u64::from(*b)).wrapping_mul(0x0000_0100_0000_01B3)
+        });
+        println!("hash {hash}");
+        return;
+    }
+    let hash = |threads: &str| {
+        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+        command.args(["any_number_of_threads", "--exact", "--nocapture"]);
+        let output = command.env(THREADS, threads).env("RAYON_NUM_THREADS", threads).output();
+        let text = String::from_utf8(output.unwrap().stdout).unwrap();
+        let line = text.lines().find_map(|l| l.split_once("hash ").map(|(_, h)| h.to_owned()));
+        line.unwrap_or_else(|| panic!("{text}"))
+    };
+    let one = hash("1");
+    for threads in ["2", "3", "8"] {
+        assert_eq!(hash(threads), one, "{threads} threads");
     }
 }

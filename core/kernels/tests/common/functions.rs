@@ -12,7 +12,7 @@ use crate::common::{Places, Random};
 
 /// What a function does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Code {
+pub(crate) enum Code {
     /// `x * sigmoid(tanh(mean(x) A) B)`, mean over the pixels.
     Gate,
     /// A convolution of stride 2 to `out` channels, then tanh.
@@ -21,6 +21,8 @@ pub enum Code {
     Centre,
     /// `tanh(x)`: no weights.
     Tanh,
+    /// Attention of each pixel to all of its image.
+    Attend,
     /// A bias: does not depend on `x`.
     Bias,
     /// `x * w * (1 + noise)`, noise of the pass's key, in training.
@@ -36,10 +38,10 @@ pub enum Code {
 }
 
 /// Which of x and weights had gradients in a call.
-pub type Calls = Arc<Mutex<Vec<(bool, bool)>>>;
+pub(crate) type Calls = Arc<Mutex<Vec<(bool, bool)>>>;
 
 #[derive(Debug)]
-pub struct Function {
+pub(crate) struct Function {
     pub code: Code,
     pub calls: Calls,
 }
@@ -99,17 +101,28 @@ impl TensorFunction for Function {
             Code::Unused => x.tanh(),
             Code::Cut => x.narrow(2, 0, h - 1),
             Code::Broken => x.broadcast_div(&x.zeros_like()?),
-            Code::Steep => (x * 0.0)?.sqrt(),
+            Code::Steep => (x - x)?.sqrt(),
+            Code::Attend => {
+                let flat = x.flatten_from(2)?.broadcast_mul(&weights.reshape((1, c, 1))?)?;
+                let scores = (flat.t()?.matmul(&flat)? / (c as f64).sqrt())?;
+                let attention = candle_nn::ops::softmax(&scores, D::Minus1)?;
+                flat.matmul(&attention.t()?)?.reshape((n, c, h, w))
+            }
         }
     }
 }
 
 /// Adds a function and its weights.
-pub fn function(b: &mut GraphBuilder, p: &mut Places, code: Code, input: Shape) -> Primitive {
+pub(crate) fn function(
+    b: &mut GraphBuilder,
+    p: &mut Places,
+    code: Code,
+    input: Shape,
+) -> Primitive {
     observed(b, p, code, input, &Calls::default())
 }
 
-pub fn observed(
+pub(crate) fn observed(
     b: &mut GraphBuilder,
     p: &mut Places,
     code: Code,
@@ -127,7 +140,7 @@ fn term(input: &[StateId], chain: Vec<Primitive>, weight: Weight) -> Term {
 
 /// Functions alone, behind a rectifier, before and after convolutions and norms, of concatenated
 /// states, twice in a chain; fused chains of the same states beside them.
-pub fn mixed(shape: Shape, batch: usize, affine: bool) -> Graph {
+pub(crate) fn mixed(shape: Shape, batch: usize, affine: bool) -> Graph {
     let (c, h, w) = shape;
     let mut b = GraphBuilder::new(c, h, w);
     let mut p = Places { affine, ..Places::default() };
