@@ -7,9 +7,11 @@ mod lower;
 mod model;
 mod recipe;
 mod spec;
+mod tensor;
 
 pub use build::DerivedSize;
 pub use lower::{NetworkBuilder, Shape};
 pub use model::{KernelNetwork, initial_values};
 pub use recipe::{Recipe, Site, Step};
 pub use spec::{ArchValues, CellSpec, EdgeSpec, Grammar, Skeleton, SpaceSpec};
+pub use tensor::{TensorCode, TensorPass, TensorStep};

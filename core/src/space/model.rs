@@ -99,6 +99,12 @@ impl KernelNetwork {
         })
     }
 
+    /// The graph that the kernels run: its exports are the embedding and, with an auxiliary head,
+    /// the map that this reads.
+    pub fn graph(&self) -> &tetlo_kernels::Graph {
+        self.kernels.graph()
+    }
+
     /// The operation weights of a pass: relaxed α, or drop-path masks.
     fn operation_weights(
         &self,
@@ -182,7 +188,8 @@ impl Network for KernelNetwork {
                 return Err(Error::Invalid("evaluation needs running statistics".into()));
             }
         };
-        let outputs = self.kernels.forward(images, weights, &ops, mode)?;
+        let key = pass.draw.purpose(Purpose::Operation).stream().next_u64();
+        let outputs = self.kernels.forward_with_key(images, weights, &ops, mode, key)?;
         let embedding = outputs.exports[0].clone();
         let matrix = self.weights.view(weights, &self.classifier.0)?;
         let bias = self.weights.view(weights, &self.classifier.1)?;
