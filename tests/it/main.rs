@@ -7,4 +7,6 @@ mod hypergradient;
 mod invariants;
 mod network;
 mod plugins;
+mod precision;
+mod tensor_code;
 mod tetlo;
