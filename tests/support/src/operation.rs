@@ -2,7 +2,7 @@
 
 use crate::Suite;
 use crate::fused;
-use crate::network::check_each_weight;
+use crate::network::check_reach;
 use crate::report::{Check, Report, ensure};
 use std::collections::BTreeSet;
 use tetlo_core::kinds::Operation;
@@ -68,7 +68,7 @@ fn chain(steps: Vec<Step>, site: Site) -> Check {
     let names: BTreeSet<&str> = builder.weights.entries().iter().map(|e| e.name.as_str()).collect();
     ensure!(names.len() == builder.weights.entries().len(), "two parameters share a name");
     let network = KernelNetwork::classifier(builder, state, false, 4, "classifier")?;
-    check_each_weight(&network, image)?;
+    check_reach(&network, image)?;
 
     // An odd side: accepted or refused, and accepted where nothing is halved.
     let odd = || -> tetlo_core::Result<_> {
