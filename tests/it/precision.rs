@@ -15,6 +15,11 @@ use tetlo_plugins as _;
 use tetlo_search_spaces as _;
 use tetlo_tests as _;
 
+/// A rectifier or maximum nearer to its kink than this, in `f64`, may be on the other side in `f32`:
+/// a few units in the last place of a value near 4. One such unit moves gradients by up to a
+/// hundredth, in any implementation (`PyTorch`'s in 2 of 24 batches like these).
+const SWITCHES: f64 = 5e-7;
+
 const BATCH: usize = 4;
 const CLASSES: usize = 10;
 const IMAGE: ImageShape = ImageShape { channels: 3, height: 16, width: 16 };
@@ -213,26 +218,32 @@ fn within(space: &str, channels: usize, seeds: std::ops::Range<u64>) {
         );
         errors.push(e);
     }
+    let mut clear = 0;
     for e in errors {
-        // Not `>`: NaN is wrong too.
-        let all = [e.embedding, e.logits, e.weights, e.worst_weight, e.alphas, e.worst_alpha];
-        assert!(all.iter().all(|e| *e <= 1e-4), "{space}, {channels} channels: {e:?}");
+        // Written so that NaN fails too.
+        let values = [e.embedding, e.logits];
+        assert!(values.iter().all(|v| *v <= 3e-6), "{space}, {channels} channels: {e:?}");
+        let gradients = [e.weights, e.worst_weight, e.alphas, e.worst_alpha];
+        let bound = if e.margin > SWITCHES { 1e-5 } else { 0.05 };
+        assert!(gradients.iter().all(|g| *g <= bound), "{space}, {channels} channels: {e:?}");
+        clear += usize::from(e.margin > SWITCHES);
     }
+    assert!(clear >= 3, "{space}, {channels} channels: {clear} batches away from kinks");
 }
 
 #[test]
 fn darts_of_8_channels() {
-    within("darts", 8, 0..12);
+    within("darts", 8, 0..6);
 }
 
 #[test]
 fn darts_of_16_channels() {
-    within("darts", 16, 0..12);
+    within("darts", 16, 0..8);
 }
 
 /// With tensor code among the fused operations of every edge.
 #[test]
 fn a_space_with_tensor_code() {
     within("gated", 8, 0..3);
-    within("gated", 5, 0..2);
+    within("gated", 5, 0..3);
 }

@@ -14,10 +14,12 @@ use tetlo_kernels::{Export, Graph, Mode, Network, Weight, simd_paths};
 
 /// Largest error of a part (values, statistics, gradient of a parameter, operation gradients),
 /// relative to its largest entry or to 1, of a parameter to `LEAST` of the largest of all; where a
-/// batch norm of few values amplifies rounding, `WORSE` times the error of the reference in `f32`.
+/// batch norm of few values amplifies rounding, `WORSE` times the error of the reference in `f32`, but
+/// never more than `MOST`.
 const TOLERANCE: f64 = 5e-5;
 const LEAST: f64 = 1e-3;
 const WORSE: f64 = 20.0;
+const MOST: f64 = 1e-3;
 
 /// Nearer than this to a kink of a rectifier or maximum, rounding decides the gradient.
 const MARGIN: f64 = 3e-6;
@@ -222,7 +224,7 @@ fn difference(
         }
         let single = unfused::<f32>(&cell.graph, numbers, train).0.errors(expected, &cell.weights);
         for part in 0..4 {
-            if errors[part] > TOLERANCE.max(WORSE * single[part]) {
+            if errors[part] > TOLERANCE.max((WORSE * single[part]).min(MOST)) {
                 return Ok(Some(format!(
                     "fused on {simd}, the {} are off those of one primitive after another by {:.1e}",
                     PARTS[part], errors[part]
