@@ -108,8 +108,9 @@ impl SearchSpace for Gated {
         SpaceSpec {
             name: "gated".into(),
             cells: ["normal", "reduce"].map(|c| CellSpec::complete(c, 2, &operations)).to_vec(),
-            skeleton: Skeleton { channels, cells, stem_multiplier: 3 },
+            skeleton: Skeleton::TwoInputs { channels, cells, stem_multiplier: 3 },
             grammar: Grammar::TwoInputsANode,
+            operation_options: std::collections::BTreeMap::new(),
         }
     }
 }

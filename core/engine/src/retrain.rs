@@ -1,7 +1,7 @@
 //! Training a derived network from scratch and testing it once (METHODS.md §3, retrain).
 
 use crate::accuracy::{accuracy, correct};
-use crate::loader::{Augmentation, Loader};
+use crate::loader::{Augmentation, Loader, prefetched};
 use crate::record::{Observer, event};
 use candle_core::{Tensor, Var};
 use tetlo_core::data::Data;
@@ -65,8 +65,8 @@ pub fn derived_network_of(
 ) -> Result<KernelNetwork> {
     let or = |value: usize, default: usize| if value == 0 { default } else { value };
     let size = DerivedSize {
-        channels: or(protocol.channels, space.skeleton.channels),
-        cells: or(protocol.cells, space.skeleton.cells),
+        channels: or(protocol.channels, space.skeleton.channels()),
+        cells: or(protocol.cells, space.skeleton.cells()),
         auxiliary_head: protocol.auxiliary_weight > 0.0,
     };
     space.derived(genotype, image, classes, size)
@@ -108,40 +108,44 @@ pub fn train(
         let drop_path = p.drop_path * epoch as f64 / p.epochs as f64;
         let batches = loader.shuffled(epoch);
         let (mut sum, mut hits, mut images) = (0.0, 0, 0);
-        for i in 0..batches.len() {
-            let step = epoch * steps + i;
-            let batch = batches.batch(i)?;
-            let pass = Pass::train(key.step(step)).with_drop_path(drop_path);
-            let var = Var::from_tensor(&weights.detach())?;
-            let output = network.forward(var.as_tensor(), None, &batch.images, &pass)?;
-            let mut loss = cross_entropy(&output.logits, &batch.labels)?;
-            if let Some(auxiliary) = &output.auxiliary_logits {
-                let deep = cross_entropy(auxiliary, &batch.labels)?;
-                loss = (loss + (deep * p.auxiliary_weight)?)?;
-            }
-            let value = f64::from(loss.to_scalar::<f32>()?);
-            let gradients = loss.backward()?;
-            let gradient = gradients
-                .get(&var)
-                .ok_or_else(|| Error::NoGradient("the weights of the derived network".into()))?
-                .detach();
-            let (next, length) = sgd.step(inner, p.gradient_clip, &weights, &gradient)?;
-            if !value.is_finite() || !length.is_finite() {
-                return Err(Error::NotFinite {
-                    what: "training loss".into(),
-                    level: run.phase.to_owned(),
-                    step,
-                });
-            }
-            weights = next;
-            if let Some(old) = &buffers {
-                buffers = Some(update_running_statistics(old, output.statistics.as_ref())?);
-            }
-            sum += value * batch.labels.len() as f64;
-            hits += correct(&output.logits, &batch.labels)?;
-            images += batch.labels.len();
-            observer.step();
-        }
+        prefetched(
+            batches.len(),
+            |i| batches.batch(i),
+            |i, batch| {
+                let step = epoch * steps + i;
+                let pass = Pass::train(key.step(step)).with_drop_path(drop_path);
+                let var = Var::from_tensor(&weights.detach())?;
+                let output = network.forward(var.as_tensor(), None, &batch.images, &pass)?;
+                let mut loss = cross_entropy(&output.logits, &batch.labels)?;
+                if let Some(auxiliary) = &output.auxiliary_logits {
+                    let deep = cross_entropy(auxiliary, &batch.labels)?;
+                    loss = (loss + (deep * p.auxiliary_weight)?)?;
+                }
+                let value = f64::from(loss.to_scalar::<f32>()?);
+                let gradients = loss.backward()?;
+                let gradient = gradients
+                    .get(&var)
+                    .ok_or_else(|| Error::NoGradient("the weights of the derived network".into()))?
+                    .detach();
+                let (next, length) = sgd.step(inner, p.gradient_clip, &weights, &gradient)?;
+                if !value.is_finite() || !length.is_finite() {
+                    return Err(Error::NotFinite {
+                        what: "training loss".into(),
+                        level: run.phase.to_owned(),
+                        step,
+                    });
+                }
+                weights = next;
+                if let Some(old) = &buffers {
+                    buffers = Some(update_running_statistics(old, output.statistics.as_ref())?);
+                }
+                sum += value * batch.labels.len() as f64;
+                hits += correct(&output.logits, &batch.labels)?;
+                images += batch.labels.len();
+                observer.step();
+                Ok(())
+            },
+        )?;
         let n = images.max(1) as f64;
         let (loss, accuracy) = (sum / n, hits as f64 / n);
         let step = (epoch + 1) * steps;

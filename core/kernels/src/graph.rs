@@ -100,6 +100,8 @@ pub enum Primitive {
         /// Step between outputs.
         stride: usize,
     },
+    /// Mean of each 2x2 square, stride 2. Height and width must be even.
+    AvgPool2,
     /// Candle tensor code, in the place of a convolution.
     Function {
         /// What [`GraphBuilder::function`] gave.

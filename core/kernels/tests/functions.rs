@@ -106,6 +106,38 @@ fn finite_differences() {
     assert!(tested >= 5, "{tested} graphs tested");
 }
 
+/// Chains of one bundle that all begin with a function: the weight gradients of the convolutions after
+/// them have places of their own.
+#[test]
+fn functions_first() {
+    let (shape, batch) = ((3, 5, 4), 3);
+    let mut p = Places { affine: true, ..Places::default() };
+    let mut b = GraphBuilder::new(3, 5, 4);
+    let images = b.input();
+    let terms = [20, 7].map(|wide| {
+        let chain = vec![
+            function(&mut b, &mut p, Code::Gate, shape),
+            p.dense(3, wide, 3, 1),
+            p.norm(wide),
+            Primitive::Relu,
+            p.depthwise(wide, 3, 1, 1),
+            p.pointwise(wide, 20, 1),
+        ];
+        Term { input: vec![images], chain, weight: Weight::One }
+    });
+    let state = b.state(terms.to_vec()).unwrap();
+    b.export(Export::Map { states: vec![state], relu: false });
+    let graph = b.finish().unwrap();
+    let data = Data::random(&graph, &mut Random::new(4), batch);
+    let expected = expect(&graph, &data, false);
+    assert!(expected.margin > 3e-6);
+    for simd in simd_paths() {
+        let network = Network::with_simd(graph.clone(), simd).unwrap();
+        let found = differences(&run(&network, &data, false), &expected);
+        assert!(found.iter().all(|f| *f < 2e-5), "{simd}: {found:?}");
+    }
+}
+
 /// images → function → convolution → function, each under its own operation weight.
 fn line(calls: &[Calls; 2]) -> (Network, Data) {
     let mut p = Places::default();

@@ -2,16 +2,20 @@
 //! that are built from them.
 
 mod build;
+mod grammar;
 mod head;
 mod lower;
 mod model;
 mod recipe;
+mod skeleton;
 mod spec;
 mod tensor;
 
 pub use build::DerivedSize;
+pub use grammar::Grammar;
 pub use lower::{NetworkBuilder, Shape};
 pub use model::{KernelNetwork, initial_values};
 pub use recipe::{Recipe, Site, Step};
-pub use spec::{ArchValues, CellSpec, EdgeSpec, Grammar, Skeleton, SpaceSpec};
+pub use skeleton::{SINGLE_CELL, Skeleton};
+pub use spec::{ArchValues, CellSpec, EdgeSpec, SpaceSpec};
 pub use tensor::{TensorCode, TensorPass, TensorStep};

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use super::{
     Bundle, Coefficients, Conv, Depthwise, Function, Geometry, MixWeights, Norm, Parity, Plan,
-    Pooled, Pools, Raw, Run, Scratch, Sizes, State, Term,
+    Pooled, Pools, Raw, Run, Scratch, Sizes, State, TILES, Term,
 };
 use crate::chain;
 use crate::chain::{Chain, Stage, out_size};
 use crate::graph::{Graph, Weight};
 use crate::graph::{StateId, Term as GraphTerm};
-use crate::primitives::Tap;
+use crate::primitives::{ELEMENTS, Tap, room};
 
 struct Compiler<'a> {
     graph: &'a Graph,
@@ -33,7 +33,7 @@ pub(super) fn compile(graph: &Graph, max_batch: usize) -> Plan {
         graph,
         plan: Plan {
             max_batch,
-            pad: stages().map(|s| s.conv.reach()).max().unwrap_or(0),
+            pad: stages().map(Stage::reach).max().unwrap_or(0),
             states: Vec::new(),
             convs: Vec::new(),
             norms: Vec::new(),
@@ -182,8 +182,8 @@ impl Compiler<'_> {
             let index = self.plan.states[state].terms.len();
             let (raw, norm) = match chain {
                 Chain::Identity { relu } => self.identity(state, index, sources[0], *relu),
-                Chain::Pool { max, stride, norm, .. } => {
-                    self.pool(state, index, sources[0], *max, *stride, *norm)
+                Chain::Pool { max, size, stride, norm, .. } => {
+                    self.pool((state, index), sources[0], *max, (*size, *stride), *norm)
                 }
                 Chain::Convs(stages) => {
                     let mut chain = Vec::new();
@@ -256,20 +256,20 @@ impl Compiler<'_> {
 
     fn pool(
         &mut self,
-        state: usize,
-        term: usize,
+        consumer: (usize, usize),
         source: usize,
         max: bool,
-        stride: usize,
+        (size, stride): (usize, usize),
         norm: Option<chain::Norm>,
     ) -> (Raw, usize) {
         let s = &self.plan.states[source];
         let (channels, padded) = (s.channels, s.padded());
         let pixels = out_size(s.height, stride) * out_size(s.width, stride);
         let floats = padded * pixels;
-        let at = s.pools.iter().position(|p| p.stride == stride).unwrap_or_else(|| {
+        let same = |p: &Pools| (p.size, p.stride) == (size, stride);
+        let at = s.pools.iter().position(same).unwrap_or_else(|| {
             let pools = &mut self.plan.states[source].pools;
-            pools.push(Pools { stride, max: None, average: None, index: 0, pixels });
+            pools.push(Pools { size, stride, max: None, average: None, index: 0, pixels });
             pools.len() - 1
         });
         let known = &self.plan.states[source].pools[at];
@@ -292,7 +292,7 @@ impl Compiler<'_> {
         let pools = &mut self.plan.states[source].pools[at];
         let slot = if max { &mut pools.max } else { &mut pools.average };
         let pooled = slot.as_mut().expect("just set");
-        pooled.consumers.push((state, term));
+        pooled.consumers.push(consumer);
         let (raw, part) = (pooled.raw, pooled.part);
         (raw, self.norm(norm, channels, pixels, Some(part)))
     }
@@ -342,7 +342,9 @@ impl Compiler<'_> {
             Some(_) => Vec::new(),
             None => parities(&offsets, stride, (h, w), go.row, at_tap),
         };
-        let packed = blocks_in * blocks_out * 256 * offsets.len();
+        let winograd = stage.winograd();
+        let planes = if winograd { ELEMENTS } else { offsets.len() };
+        let packed = blocks_in * blocks_out * 256 * planes;
         let floats = blocks_out * ho * wo * 16;
         let kept = self.activations(floats);
         if position == self.passing.len() {
@@ -362,6 +364,7 @@ impl Compiler<'_> {
             stride,
             taps: taps(&offsets, gi.row, at_tap),
             parities,
+            winograd,
             weights,
             inputs,
             outputs,
@@ -424,16 +427,15 @@ impl Compiler<'_> {
     /// Stage by stage, the convolutions of a bundle lie side by side in a chunk of partial
     /// gradients.
     fn place_partial_gradients(&mut self, chains: &[(usize, Vec<usize>)]) {
-        for depth in 0.. {
+        // Functions need none.
+        let depths = chains.iter().map(|(_, c)| c.len()).max().unwrap_or(0);
+        for depth in 0..depths {
             let mut at = 0;
             for conv in chains.iter().filter_map(|(_, c)| c.get(depth)) {
                 let conv = &mut self.plan.convs[*conv];
                 conv.partial = at;
                 at += conv.partial_mix
-                    + conv.taps.len() * conv.lanes_in.len() * conv.lanes_out.len() * 256;
-            }
-            if at == 0 {
-                break;
+                    + conv.planes() * conv.lanes_in.len() * conv.lanes_out.len() * 256;
             }
             self.plan.sizes.partial = self.plan.sizes.partial.max(at);
         }
@@ -453,18 +455,22 @@ impl Compiler<'_> {
         for s in &self.plan.states {
             dense = dense.max(s.floats);
         }
-        let mut inner = 0;
+        let (mut inner, mut winograd) = (0, 0);
         for c in &self.plan.convs {
             let pixels = |g: usize| self.plan.geometries[g].height * self.plan.geometries[g].width;
             let (before, after) = (pixels(c.geometry_in), pixels(c.geometry_out));
             dense = dense.max(c.lanes_in.len() * 16 * before.max(after)).max(c.raw.floats);
             inner = inner.max(c.raw.floats);
+            if c.winograd {
+                winograd = winograd.max(room(c.lanes_in.len(), c.lanes_out.len(), TILES));
+            }
         }
         self.plan.scratch = Scratch {
             depthwise: take(dense),
             lazy: take(dense),
             inner: take(dense),
             input: take(dense),
+            winograd: take(winograd),
         };
         self.plan.sizes.scratch = at.next_multiple_of(1024);
         let bundles = self.plan.states.iter().flat_map(|s| &s.bundles);

@@ -222,7 +222,8 @@ impl Pass<'_> {
         self.images(&|thread, image| {
             let dz = self.scratch(thread, self.plan.scratch.lazy);
             let incoming = self.incoming(state, place, depth, image);
-            self.lazy(conv, image, incoming, (dz, geometry.width * 16, pixels * 16));
+            let out = (dz, geometry.width * 16, pixels * 16);
+            self.lazy(conv, image, incoming, (0, geometry.height), out);
             let dz = slice::from_raw_parts(dz, conv.raw.floats);
             // The shared slice outlives the job, and each image has its own part.
             let out = slice::from_raw_parts_mut(values.at(image * len), len);
@@ -266,7 +267,7 @@ impl Pass<'_> {
                 }
             }
             if depth == 0 {
-                self.add_to_sources(bundle, image, planes, conv.relu);
+                self.add_to_sources(bundle, image, (0, geometry.height), planes, conv.relu);
             } else {
                 let before = &self.plan.convs[chain[depth - 1]];
                 self.mask(before, conv, image, position, planes);
