@@ -58,13 +58,13 @@ impl FunctionPass {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FunctionId(pub(crate) usize);
 
-fn failed(code: &dyn TensorFunction, reason: impl ToString) -> Error {
+fn failed(code: &dyn TensorFunction, reason: &impl ToString) -> Error {
     Error::Function { name: code.name().to_owned(), reason: reason.to_string() }
 }
 
 /// That `code` has made a value that is not finite of finite ones.
 pub(crate) fn not_finite(code: &dyn TensorFunction, what: &str) -> Error {
-    failed(code, format!("{what} has a value that is not finite, though its input is finite"))
+    failed(code, &format!("{what} has a value that is not finite, though its input is finite"))
 }
 
 /// The output, contiguous, of the shape it was said to have.
@@ -86,7 +86,7 @@ pub(crate) fn run(
         }
         y.contiguous()
     };
-    go().map_err(|e| failed(code, e))
+    go().map_err(|e| failed(code, &e))
 }
 
 /// Gradients of `<g, y>` in `x` and in the weights, where wanted. A function that does not depend
@@ -110,7 +110,7 @@ pub(crate) fn pull_back(
         }
         Ok((of_x, of_weights))
     };
-    go().map_err(|e| failed(code, e))
+    go().map_err(|e| failed(code, &e))
 }
 
 /// A contiguous tensor's values, to be overwritten.
@@ -136,7 +136,7 @@ pub(crate) fn overwrite(
     tensor: &Tensor,
     fill: &dyn Fn(&mut [f32]),
 ) -> Result<()> {
-    tensor.inplace_op1(&Overwrite(fill)).map_err(|e| failed(code, e))
+    tensor.inplace_op1(&Overwrite(fill)).map_err(|e| failed(code, &e))
 }
 
 /// Reads a contiguous tensor.
@@ -148,7 +148,7 @@ pub(crate) fn read<R>(
     let (storage, layout) = tensor.storage_and_layout();
     match (&*storage, layout.contiguous_offsets()) {
         (Storage::Cpu(CpuStorage::F32(values)), Some((start, end))) => Ok(f(&values[start..end])),
-        _ => Err(failed(code, "expected a contiguous tensor of f32 on the CPU")),
+        _ => Err(failed(code, &"expected a contiguous tensor of f32 on the CPU")),
     }
 }
 
@@ -160,7 +160,7 @@ pub(crate) fn buffer<'a>(
 ) -> Result<&'a Var> {
     if place.as_ref().is_none_or(|v| v.dims() != shape) {
         let new = Var::zeros(shape, candle_core::DType::F32, &candle_core::Device::Cpu);
-        *place = Some(new.map_err(|e| failed(code, e))?);
+        *place = Some(new.map_err(|e| failed(code, &e))?);
     }
     Ok(place.as_ref().expect("just set"))
 }

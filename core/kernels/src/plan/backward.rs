@@ -365,7 +365,6 @@ impl Pass<'_> {
     }
 
     /// A convolution that has its sources for itself: a band of them at a time.
-    #[expect(clippy::too_many_arguments, reason = "one call")]
     unsafe fn banded_back(
         &self,
         thread: usize,

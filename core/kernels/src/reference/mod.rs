@@ -181,7 +181,7 @@ impl<T: Real> Pass<'_, T> {
             }
             Primitive::Function { function, weight } => {
                 let call = Call::new(self, function.0, weight, x);
-                call.images(&call.output)
+                images(&call.output)
             }
             _ => {
                 let parts: Vec<_> = convolutions(primitive, c)
@@ -283,11 +283,6 @@ impl<'a> Call<'a> {
         }
     }
 
-    fn images<T: Real>(&self, tensor: &Tensor) -> Images<T> {
-        let shape = tensor.dims4().expect("checked when it ran");
-        Images { shape, data: values(tensor) }
-    }
-
     /// The gradient of `x`; adds that of the weights.
     fn back<T: Real>(&self, x: &Images<T>, g: &Images<T>, weights: &mut [T]) -> Images<T> {
         let g: Vec<f64> = g.data.iter().map(|v| v.to_f64()).collect();
@@ -305,8 +300,13 @@ impl<'a> Call<'a> {
                 *w += v;
             }
         }
-        of_x.map_or_else(|| Images::zeros(x.shape), |found| self.images(&found))
+        of_x.map_or_else(|| Images::zeros(x.shape), |found| images(&found))
     }
+}
+
+fn images<T: Real>(tensor: &Tensor) -> Images<T> {
+    let shape = tensor.dims4().expect("checked when it ran");
+    Images { shape, data: values(tensor) }
 }
 
 fn values<T: Real>(tensor: &Tensor) -> Vec<T> {
