@@ -207,6 +207,7 @@ impl Case {
     }
 }
 
+#[expect(clippy::print_stdout, reason = "the figures, shown with --nocapture")]
 fn within(space: &str, channels: usize, seeds: std::ops::Range<u64>) {
     let mut errors = Vec::new();
     for seed in seeds {

@@ -323,6 +323,7 @@ fn large() -> (Graph, Data) {
 /// The same bytes whatever candle's pool and the kernels use. Candle reads its number of threads
 /// from the environment, so each number has a process of its own.
 #[test]
+#[expect(clippy::print_stdout, reason = "the parent process reads it")]
 fn any_number_of_threads() {
     const THREADS: &str = "TETLO_TEST_THREADS";
     let (graph, data) = large();

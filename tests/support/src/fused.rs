@@ -275,8 +275,7 @@ pub(crate) fn differentiate(recipe: &Recipe, site: Site) -> Check {
             let [up, down] = moved.map(|[weights, ops]| value(&weights, &ops));
             let error = ((up - down) / 2.0 - expected).abs() / STEP;
             let bound = 1e-5 * square.sqrt() / STEP + 1e-7;
-            // Not `>`: NaN is wrong too.
-            if !(error <= bound) {
+            if error > bound || error.is_nan() {
                 wrong = Some(format!("the gradient of `{name}` is off differences by {error:.1e}"));
             }
         }

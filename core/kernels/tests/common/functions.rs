@@ -47,7 +47,7 @@ pub(crate) struct Function {
 }
 
 impl TensorFunction for Function {
-    fn name(&self) -> &str {
+    fn name(&self) -> &'static str {
         "the test function"
     }
 
@@ -89,7 +89,7 @@ impl TensorFunction for Function {
                 let mean = x.mean_keepdim(0)?.mean_keepdim(2)?.mean_keepdim(3)?;
                 x.broadcast_sub(&mean.broadcast_mul(&scale()?)?)
             }
-            Code::Tanh => x.tanh(),
+            Code::Tanh | Code::Unused => x.tanh(),
             Code::Bias => scale()?.broadcast_as((n, c, h, w)),
             Code::Noise => {
                 let mut r = Random::new(pass.key);
@@ -98,10 +98,9 @@ impl TensorFunction for Function {
                 let factor = (noise + 1.0)?.reshape((n, 1, 1, 1))?;
                 x.broadcast_mul(&scale()?)?.broadcast_mul(&factor)
             }
-            Code::Unused => x.tanh(),
             Code::Cut => x.narrow(2, 0, h - 1),
             Code::Broken => x.broadcast_div(&x.zeros_like()?),
-            Code::Steep => (x - x)?.sqrt(),
+            Code::Steep => (x - x.detach())?.sqrt(),
             Code::Attend => {
                 let flat = x.flatten_from(2)?.broadcast_mul(&weights.reshape((1, c, 1))?)?;
                 let scores = (flat.t()?.matmul(&flat)? / (c as f64).sqrt())?;
