@@ -34,6 +34,8 @@ pub enum Purpose {
     Statistics = 11,
     /// Built-in check problems.
     Problem = 12,
+    /// Operations written as tensor code.
+    Operation = 13,
 }
 
 /// Names a stream of random numbers. Two equal keys give the same numbers.

@@ -12,12 +12,14 @@ use tetlo_core::kinds::{
     MultilevelOptimizer, Needs, Operation, Progress, Regularizer, Relaxation, SearchSpace,
     Selection, Stop, StopRule, SupernetTransform, Trace, TransferBatch, TransferLoss,
 };
+use tetlo_core::layout::Init;
 use tetlo_core::network::ImageShape;
 use tetlo_core::registry::catalog::KINDS;
 use tetlo_core::registry::{self, Entry, Kind};
 use tetlo_core::rng::{Key, Purpose, Stream};
 use tetlo_core::space::{
-    ArchValues, CellSpec, Grammar, Mixing, Recipe, Site, Skeleton, SpaceSpec, Step,
+    ArchValues, CellSpec, Grammar, Mixing, Recipe, Site, Skeleton, SpaceSpec, Step, TensorCode,
+    TensorPass, TensorStep,
 };
 use tetlo_core::{Error, Result};
 use tetlo_plugins as _;
@@ -174,7 +176,24 @@ impl<const BUG: usize> Operation for Wrong<BUG> {
         let second = point(if BUG == 2 { "a" } else { "b" });
         let affine = if BUG == 3 { false } else { site.affine };
         let norm = Step::BatchNorm { name: "c".into(), affine };
-        Recipe::Chain(vec![point("a"), second, norm])
+        let code = TensorStep::new(Self).parameter("d", &[site.channels], Init::Constant(1.0));
+        let last = if BUG < 4 { vec![norm] } else { vec![norm, Step::Tensor(code)] };
+        Recipe::Chain([vec![point("a"), second], last].concat())
+    }
+}
+
+impl<const BUG: usize> TensorCode for Wrong<BUG> {
+    fn forward(&self, x: &Tensor, parameters: &[Tensor], pass: &TensorPass) -> Result<Tensor> {
+        let scale = parameters[0].reshape((1, (), 1, 1))?;
+        let y = x.broadcast_mul(&scale)?;
+        Ok(match BUG {
+            5 => (y * x.detach())?,
+            6 => x.tanh()?,
+            7 => y.narrow(1, 0, 1)?,
+            8 if x.dtype() == DType::F32 => (y * 1.01)?,
+            9 => (y * pass.draw.stream().uniform())?,
+            _ => y,
+        })
     }
 }
 
@@ -273,6 +292,24 @@ fn planted_bugs_of_other_kinds_are_found() {
     found::<Op>(|_| Ok(Box::new(Wrong::<1>)), &["stride 2, affine true: gives (5, 8, 8)"]);
     found::<Op>(|_| Ok(Box::new(Wrong::<2>)), &["two parameters share a name"]);
     found::<Op>(|_| Ok(Box::new(Wrong::<3>)), &["affine true: `c` is affine: false"]);
+    for good in [wrong::<Op>(|_| Ok(Box::new(Wrong::<4>))), wrong(|_| Ok(Box::new(Wrong::<9>)))] {
+        assert_eq!(check_with::<Op>(&good, &json!({})), Ok(()));
+    }
+    found::<Op>(
+        |_| Ok(Box::new(Wrong::<5>)),
+        &["stride 1, affine false, differences: the gradient of", "is off differences by"],
+    );
+    found::<Op>(
+        |_| Ok(Box::new(Wrong::<6>)),
+        &["the tensor code Wrong of `operation`: no gradient reaches its weights"],
+    );
+    found::<Op>(
+        |_| Ok(Box::new(Wrong::<7>)),
+        &[
+            "3 channels, stride 2, affine true: panicked: the tensor code Wrong of `operation`: it gives",
+        ],
+    );
+    found::<Op>(|_| Ok(Box::new(Wrong::<8>)), &["fused on", "one primitive after another"]);
     found::<dyn Relaxation>(|_| Ok(Box::new(Wrong::<0>)), &["not finite"]);
     found::<dyn Regularizer>(|_| Ok(Box::new(Wrong::<0>)), &["epoch 4: the gradient of α is not"]);
     found::<dyn Selection>(|_| Ok(Box::new(Wrong::<0>)), &["not two inputs"]);

@@ -38,7 +38,7 @@ fn dependencies_point_one_way() {
             "tetlo-engine" | "tetlo-plugins" | "tetlo-search-spaces" => {
                 &["tetlo-core", "tetlo-kernels"]
             }
-            "tetlo-test-support" => &["tetlo-core"],
+            "tetlo-test-support" => &["tetlo-core", "tetlo-kernels"],
             _ => &[
                 "tetlo",
                 "tetlo-core",

@@ -9,4 +9,6 @@ mod nas_bench_201;
 mod network;
 mod partial;
 mod plugins;
+mod precision;
+mod tensor_code;
 mod tetlo;

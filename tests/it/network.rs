@@ -1,6 +1,6 @@
 //! `network eval` and `network step` against the committed `PyTorch` results.
 
-use crate::tetlo::{fixture, tetlo_in};
+use crate::tetlo::{command, fixture, tetlo_in};
 use candle_core::{DType, Device, Tensor};
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
@@ -249,6 +249,39 @@ fn search_steps_equal_pytorch() {
                 }
             }
             assert!(compared > 50, "{label}: {compared}");
+        }
+    }
+}
+
+/// Each instruction set of the machine: the numbers of the default within rounding, and the same bytes
+/// on any number of threads.
+#[test]
+fn search_steps_on_every_instruction_set() {
+    let directory = tempfile::tempdir().expect("a folder");
+    let here = directory.path();
+    let weights = fixture("network/step.safetensors").display().to_string();
+    let case = &index("step_index.json")[0];
+    std::fs::write(here.join("c.toml"), config(case)).expect("written");
+    let input = fixture("network/step.input.npz").display().to_string();
+    let step = |simd: &str, threads: &str| {
+        let method = ["network", "step", "c.toml", "--method", "darts-2nd"];
+        let files = ["--weights", &weights, "--input", &input, "--output", "o.npz"];
+        let mut command = command(here, &[&method[..], &files[..]].concat());
+        command.env("TETLO_SIMD", simd).env("TETLO_THREADS", threads);
+        let output = command.output().expect("the binary starts");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let file = npz::read(&here.join("o.npz")).expect("an npz");
+        let named: Named = file.iter().map(|(k, t)| (k.clone(), values(t))).collect();
+        named
+    };
+    let paths = tetlo_kernels::simd_paths();
+    assert!(paths.contains(&"portable"));
+    let fastest = step(paths[0], "1");
+    for simd in paths {
+        let one = step(simd, "1");
+        assert_eq!(one, step(simd, "2"), "{simd}: 1 and 2 threads");
+        for name in one.keys().filter(|n| n.starts_with("arch_grad/") || n.starts_with("after/")) {
+            close(simd, &one, &fastest, name, 2e-4);
         }
     }
 }

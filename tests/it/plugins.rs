@@ -13,6 +13,7 @@ fn listings_are_json_arrays() {
     for (kind, name) in [
         ("transfer-loss", "qrs"),
         ("transfer-loss", "mean-norm"),
+        ("operation", "se_conv_3x3"),
         ("method", "tetlo"),
         ("search-space", "darts"),
         ("dataset", "fashion-mnist-5k"),

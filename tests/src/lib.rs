@@ -1,5 +1,7 @@
-//! A transfer loss defined outside the built-in plugins, as a researcher would: one file, one
-//! registration, nothing else touched.
+//! A transfer loss, an operation and a space defined outside the built-in plugins, as a researcher
+//! would: one file, one registration, nothing else touched.
+
+mod operation;
 
 use candle_core::{D, Tensor};
 use tetlo_core::Result;

@@ -1,8 +1,10 @@
 //! Splits the primitives of a term into the stages that the compiler knows.
 
 use crate::error::{Error, Result};
+use crate::function::TensorFunction;
 use crate::graph::{Affine, Primitive, Shape};
 use crate::maps::Map;
+use std::sync::Arc;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Chain {
@@ -60,6 +62,12 @@ pub(crate) enum Conv {
         even: usize,
         odd: usize,
     },
+    /// Tensor code with this many weights.
+    Function {
+        function: usize,
+        weight: usize,
+        len: usize,
+    },
 }
 
 impl Conv {
@@ -67,6 +75,7 @@ impl Conv {
         match self {
             Self::Separable { stride, .. } | Self::Dense { stride, .. } => *stride,
             Self::Factorized { .. } => 2,
+            Self::Function { .. } => 1,
         }
     }
 
@@ -76,6 +85,7 @@ impl Conv {
             Self::Separable { kernel, dilation, .. } => dilation * (kernel - 1) / 2,
             Self::Dense { kernel, .. } => (kernel - 1) / 2,
             Self::Factorized { .. } => 1,
+            Self::Function { .. } => 0,
         }
     }
 }
@@ -107,6 +117,8 @@ impl Stage {
             }
             Conv::Dense { kernel, weight, .. } => vec![(weight, ci * co * kernel * kernel)],
             Conv::Factorized { even, odd } => vec![(even, co / 2 * ci), (odd, (co - co / 2) * ci)],
+            Conv::Function { weight, len, .. } if len > 0 => vec![(weight, len)],
+            Conv::Function { .. } => vec![],
         };
         used.extend(self.norm.iter().flat_map(|n| n.weights(co)));
         used
@@ -121,8 +133,20 @@ impl Norm {
 
 impl Chain {
     /// `input` is the shape of the concatenation of `inputs`.
-    pub(crate) fn parse(primitives: &[Primitive], input: Shape, inputs: &[Shape]) -> Result<Self> {
-        let fail = |reason: String| Error::Chain { chain: names(primitives), reason };
+    pub(crate) fn parse(
+        primitives: &[Primitive],
+        input: Shape,
+        inputs: &[Shape],
+        functions: &[Arc<dyn TensorFunction>],
+    ) -> Result<Self> {
+        for primitive in primitives {
+            if let Primitive::Function { function, .. } = primitive
+                && function.0 >= functions.len()
+            {
+                return Err(Error::UnknownFunction { function: function.0 });
+            }
+        }
+        let fail = |reason: String| Error::Chain { chain: names(primitives, functions), reason };
         let single = |what: &str| {
             if inputs.len() == 1 {
                 Ok(())
@@ -168,7 +192,7 @@ impl Chain {
                 let norm = only_norm(rest, "a map").map_err(fail)?;
                 Ok(Self::Map { map: map.clone(), norm, output })
             }
-            _ => stages(primitives, input).map(Self::Convs).map_err(fail),
+            _ => stages(primitives, input, functions).map(Self::Convs).map_err(fail),
         }
     }
 
@@ -226,7 +250,7 @@ pub(crate) fn out_size(size: usize, stride: usize) -> usize {
     (size - 1) / stride + 1
 }
 
-fn names(primitives: &[Primitive]) -> String {
+fn names(primitives: &[Primitive], functions: &[Arc<dyn TensorFunction>]) -> String {
     let name = |p: &Primitive| match p {
         Primitive::Relu => "Relu".to_owned(),
         Primitive::Depthwise { kernel, stride, dilation, .. } => {
@@ -240,6 +264,7 @@ fn names(primitives: &[Primitive]) -> String {
         Primitive::MaxPool { stride } => format!("MaxPool stride {stride}"),
         Primitive::AvgPool { stride } => format!("AvgPool stride {stride}"),
         Primitive::Map(map) => map.name().to_owned(),
+        Primitive::Function { function, .. } => functions[function.0].name().to_owned(),
         Primitive::AvgPool2 => "AvgPool2".to_owned(),
         Primitive::BatchNorm { affine: Some(_), .. } => "BatchNorm affine".to_owned(),
         Primitive::BatchNorm { .. } => "BatchNorm".to_owned(),
@@ -247,13 +272,27 @@ fn names(primitives: &[Primitive]) -> String {
     primitives.iter().map(name).collect::<Vec<_>>().join(", ")
 }
 
-fn stages(primitives: &[Primitive], mut input: Shape) -> std::result::Result<Vec<Stage>, String> {
+fn stages(
+    primitives: &[Primitive],
+    mut input: Shape,
+    functions: &[Arc<dyn TensorFunction>],
+) -> std::result::Result<Vec<Stage>, String> {
     let mut stages = Vec::new();
     let mut rest = primitives;
     while !rest.is_empty() {
         let relu = rest[0] == Primitive::Relu;
         rest = &rest[usize::from(relu)..];
-        let (conv, out, used) = convolution(rest, input)?;
+        let (conv, output, used) = match rest.first() {
+            Some(Primitive::Function { function, weight }) => {
+                let code = &functions[function.0];
+                let (output, len) = (code.output(input)?, code.weights(input));
+                if output.0 == 0 || output.1 == 0 || output.2 == 0 {
+                    return Err(format!("{} gives the empty shape {output:?}", code.name()));
+                }
+                (Conv::Function { function: function.0, weight: *weight, len }, output, 1)
+            }
+            _ => convolution(rest, input)?,
+        };
         rest = &rest[used..];
         let norm = match rest.first() {
             Some(Primitive::BatchNorm { affine, statistics }) => {
@@ -262,8 +301,6 @@ fn stages(primitives: &[Primitive], mut input: Shape) -> std::result::Result<Vec
             }
             _ => None,
         };
-        let stride = conv.stride();
-        let output = (out, out_size(input.1, stride), out_size(input.2, stride));
         stages.push(Stage { relu, conv, norm, input, output });
         input = output;
     }
@@ -273,7 +310,7 @@ fn stages(primitives: &[Primitive], mut input: Shape) -> std::result::Result<Vec
 fn convolution(
     rest: &[Primitive],
     input: Shape,
-) -> std::result::Result<(Conv, usize, usize), String> {
+) -> std::result::Result<(Conv, Shape, usize), String> {
     let (conv, out, used) = match *rest {
         [
             Primitive::Depthwise { kernel, stride, dilation, weight },
@@ -301,7 +338,7 @@ fn convolution(
         [] => return Err("a Relu at the end must be alone".into()),
         _ => {
             return Err("expected a convolution here: the supported chains are (Relu?, Depthwise + Pointwise | \
-                        Pointwise | Dense | FactorizedReduce, BatchNorm?) repeated, (MaxPool | AvgPool | AvgPool2 | a map, \
+                        Pointwise | Dense | FactorizedReduce | Function, BatchNorm?) repeated, (MaxPool | AvgPool | AvgPool2 | a map, \
                         BatchNorm?), BatchNorm alone, Relu alone, or nothing"
                 .into());
         }
@@ -322,5 +359,7 @@ fn convolution(
     if out == 0 {
         return Err("no output channels".into());
     }
-    Ok((conv, out, used))
+    let stride = conv.stride();
+    let output = (out, out_size(input.1, stride), out_size(input.2, stride));
+    Ok((conv, output, used))
 }

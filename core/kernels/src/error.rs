@@ -51,6 +51,18 @@ pub enum Error {
         /// What it reads.
         of: usize,
     },
+    /// A tensor function of another graph.
+    UnknownFunction {
+        /// Its number.
+        function: usize,
+    },
+    /// Tensor code has failed, or not given what it promised.
+    Function {
+        /// The function's name.
+        name: String,
+        /// What is wrong.
+        reason: String,
+    },
     /// The plan does not fit into memory.
     Memory {
         /// How much was asked for.
@@ -83,6 +95,10 @@ impl fmt::Display for Error {
                 f,
                 "export {export} is linear and must read a pooled export before it, not export {of}"
             ),
+            Self::UnknownFunction { function } => {
+                write!(f, "tensor function {function} does not belong to this graph")
+            }
+            Self::Function { name, reason } => write!(f, "{name}: {reason}"),
             Self::Memory { bytes } => write!(f, "cannot allocate {bytes} bytes for a plan"),
         }
     }

@@ -2,7 +2,9 @@
 
 use crate::chain::Chain;
 use crate::error::{Error, Result};
+use crate::function::{FunctionId, TensorFunction};
 use crate::maps::{Gather, Map};
+use std::sync::Arc;
 
 /// (channels, height, width).
 pub type Shape = (usize, usize, usize);
@@ -104,6 +106,13 @@ pub enum Primitive {
     Map(Map),
     /// Mean of each 2x2 square, stride 2. Height and width must be even.
     AvgPool2,
+    /// Candle tensor code, in the place of a convolution.
+    Function {
+        /// What [`GraphBuilder::function`] gave.
+        function: FunctionId,
+        /// Offset of its slice of the weights.
+        weight: usize,
+    },
     /// `(z - mean) / sqrt(variance + 1e-5)`, then `gamma * y + beta` if affine.
     BatchNorm {
         /// Trainable scale and shift.
@@ -212,6 +221,7 @@ pub(crate) struct State {
 pub struct GraphBuilder {
     states: Vec<State>,
     exports: Vec<Export>,
+    functions: Vec<Arc<dyn TensorFunction>>,
 }
 
 /// A checked network, ready to be compiled.
@@ -219,6 +229,7 @@ pub struct GraphBuilder {
 pub struct Graph {
     pub(crate) states: Vec<State>,
     pub(crate) exports: Vec<Export>,
+    pub(crate) functions: Vec<Arc<dyn TensorFunction>>,
     weights: usize,
     statistics: usize,
 }
@@ -227,12 +238,18 @@ impl GraphBuilder {
     /// A graph over images of this shape.
     pub fn new(channels: usize, height: usize, width: usize) -> Self {
         let images = State { shape: (channels, height, width), terms: Vec::new() };
-        Self { states: vec![images], exports: Vec::new() }
+        Self { states: vec![images], exports: Vec::new(), functions: Vec::new() }
     }
 
     /// The images.
     pub fn input(&self) -> StateId {
         StateId(0)
+    }
+
+    /// Makes tensor code known, so that chains can name it.
+    pub fn function(&mut self, code: Arc<dyn TensorFunction>) -> FunctionId {
+        self.functions.push(code);
+        FunctionId(self.functions.len() - 1)
     }
 
     /// Adds the sum of `terms`. There must be at least one, and all must have one shape.
@@ -318,7 +335,8 @@ impl GraphBuilder {
             weights = weights.max(chain.weights_end());
             statistics = statistics.max(chain.statistics_end());
         }
-        Ok(Graph { states: self.states, exports: self.exports, weights, statistics })
+        let Self { states, exports, functions } = self;
+        Ok(Graph { states, exports, functions, weights, statistics })
     }
 
     /// Channels of the pooled export that the linear export `index` reads.
@@ -350,7 +368,7 @@ impl GraphBuilder {
 
     fn check(&self, term: &Term) -> Result<(Shape, Chain)> {
         let input = self.concatenated(&term.input, "a term needs an input")?;
-        let chain = Chain::parse(&term.chain, input, &self.shapes(&term.input)?)?;
+        let chain = Chain::parse(&term.chain, input, &self.shapes(&term.input)?, &self.functions)?;
         Ok((chain.output(input), chain))
     }
 }

@@ -12,6 +12,7 @@ mod arena;
 mod chain;
 mod counters;
 mod error;
+mod function;
 mod graph;
 mod maps;
 mod network;
@@ -23,6 +24,7 @@ mod threads;
 
 pub use counters::{Counters, counters};
 pub use error::{Error, Result};
+pub use function::{FunctionId, FunctionPass, TensorFunction};
 pub use graph::{
     Affine, Export, ExportId, Graph, GraphBuilder, Primitive, Shape, StateId, Term, Weight,
 };

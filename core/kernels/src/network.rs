@@ -10,7 +10,7 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Storage, Tensor,
 use crate::counters::{COUNTERS, count};
 use crate::error;
 use crate::graph::Graph;
-use crate::plan::{Buffers, Inputs, Plan, Recorded, Targets, same_bits};
+use crate::plan::{Buffers, Inputs, Plan, Recorded, Targets, Wanted, same_bits};
 use crate::primitives::{self, Kernels};
 
 /// Passes whose activations are kept at the same time; older ones are repeated when their gradient
@@ -104,7 +104,8 @@ struct Op {
     inner: Arc<Inner>,
     pass: u64,
     running: Option<Tensor>,
-    keep: bool,
+    wanted: Wanted,
+    key: u64,
     /// Whether the gradient has been asked for; dropped with the graph.
     differentiated: Arc<AtomicBool>,
 }
@@ -144,6 +145,19 @@ impl Network {
         ops: &Tensor,
         mode: Mode<'_>,
     ) -> Result<Outputs> {
+        self.forward_with_key(images, weights, ops, mode, 0)
+    }
+
+    /// The same, with a name for the random draws of tensor functions
+    /// ([`crate::FunctionPass::key`]).
+    pub fn forward_with_key(
+        &self,
+        images: &Tensor,
+        weights: &Tensor,
+        ops: &Tensor,
+        mode: Mode<'_>,
+        key: u64,
+    ) -> Result<Outputs> {
         if images.track_op() {
             bail!("a compiled network has no gradient for its images: detach them");
         }
@@ -153,7 +167,7 @@ impl Network {
             Mode::Train => None,
             Mode::Eval { running } => Some(running.detach().contiguous()?),
         };
-        let keep = weights.track_op() || ops.track_op();
+        let wanted = Wanted { weights: weights.track_op(), ops: ops.track_op() };
         let pass = {
             let mut memory = self.0.lock();
             memory.passes += 1;
@@ -161,10 +175,10 @@ impl Network {
         };
         let training = running.is_none();
         let differentiated = Arc::new(AtomicBool::new(false));
-        let op = Op { inner: Arc::clone(&self.0), pass, running, keep, differentiated };
+        let op = Op { inner: Arc::clone(&self.0), pass, running, wanted, key, differentiated };
         let (images, weights, ops) =
             (images.contiguous()?, weights.contiguous()?, ops.contiguous()?);
-        let flat = if keep {
+        let flat = if wanted.any() {
             images.apply_op3(&weights, &ops, op)?
         } else {
             images.apply_op3_no_bwd(&weights, &ops, &op)?
@@ -303,14 +317,15 @@ impl Op {
         let slot = memory.slot(graph, batch)?;
         (slot.pass, slot.owner) = (0, Weak::new());
         let mut go = |running: Option<&[f32]>| {
-            let inputs = Inputs { images, weights, ops, running, batch, keep: self.keep };
+            let (wanted, key) = (self.wanted, self.key);
+            let inputs = Inputs { images, weights, ops, running, batch, wanted, key };
             slot.buffers.forward(&slot.plan, self.inner.kernels, inputs, &mut out)
         };
         match &self.running {
             None => go(None)?,
             Some(running) => with_floats(running, |running| Ok(go(Some(running))?))?,
         }
-        if self.keep {
+        if self.wanted.any() {
             (slot.pass, slot.owner) = (self.pass, Arc::downgrade(&self.differentiated));
         }
         Ok(out)

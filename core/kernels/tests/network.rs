@@ -11,12 +11,12 @@ use tetlo_kernels::{
     Error, Export, GraphBuilder, Mode, Network, Plan, Primitive, Term, Weight, counters, simd_paths,
 };
 
-fn example(seed: u64, batch: usize) -> (Network, Data) {
+fn example(seed: u64, batch: usize, simd: &str) -> (Network, Data) {
     let mut r = Random::new(seed);
     let graph =
         if seed.is_multiple_of(3) { partial_graph(&mut r) } else { random_graph(&mut r, batch).0 };
     let data = Data::random(&graph, &mut r, batch);
-    (Network::new(graph), data)
+    (Network::with_simd(graph, simd).unwrap(), data)
 }
 
 /// Two separable chains in one state: enough to have every buffer.
@@ -48,24 +48,27 @@ fn small() -> (Network, Data) {
 
 #[test]
 fn fewer_images_than_the_plan() {
-    for seed in 0..31 {
-        let (mut network, mut data) = example(seed, 5);
+    let paths = simd_paths().into_iter();
+    for (simd, seed) in paths.flat_map(|simd| (0..31).map(move |seed| (simd, seed))) {
+        let (mut network, mut data) = example(seed, 5, simd);
         if seed == 30 {
-            network = Network::new(dense_graph(16, 20, 12, 9));
+            network = Network::with_simd(dense_graph(16, 20, 12, 9), simd).unwrap();
             data = Data::random(network.graph(), &mut Random::new(seed), 5);
         }
         let mut r = Random::new(seed);
         run(&network, &data, false);
         data = Data::random(network.graph(), &mut r, 2);
-        let fresh = run(&Network::new(network.graph().clone()), &data, false);
-        assert_eq!(run(&network, &data, false).bits(), fresh.bits(), "seed {seed}");
+        let fresh = Network::with_simd(network.graph().clone(), simd).unwrap();
+        let fresh = run(&fresh, &data, false);
+        assert_eq!(run(&network, &data, false).bits(), fresh.bits(), "seed {seed}, {simd}");
     }
 }
 
 #[test]
 fn only_the_tracked_gradients() {
-    for seed in 0..30 {
-        let (network, data) = example(seed, 4);
+    let paths = simd_paths().into_iter();
+    for (simd, seed) in paths.flat_map(|simd| (0..30).map(move |seed| (simd, seed))) {
+        let (network, data) = example(seed, 4, simd);
         let both = run(&network, &data, false);
         let images = data.images(network.graph());
         for (track_weights, track_ops) in [(true, false), (false, true), (false, false)] {
@@ -224,7 +227,7 @@ fn ties_of_a_max_pool() {
     let pool = Primitive::MaxPool { stride: 2 };
     let pooled = b.state(vec![term(copy, vec![pool], Weight::One)]).unwrap();
     b.export(Export::Map { states: vec![pooled], relu: false });
-    let network = Network::new(b.finish().unwrap());
+    let graph = b.finish().unwrap();
     // The depthwise kernel is the identity; its gradient at tap (i, j) is the sum of g[y, x] * x[y
     // + i - 1, x + j - 1].
     let mut weights = vec![0.0; 10];
@@ -237,15 +240,18 @@ fn ties_of_a_max_pool() {
         running: vec![0.0],
         exports: vec![vec![1.0, 10.0, 100.0, 1000.0]],
     };
-    let found = run(&network, &data, false);
     // Windows start at (0, 0), (0, 1), (1, 0), (1, 1): gradient 1, 10, 100, 1000 there. Tap (0, 0)
     // reads up and left: of these pixels only (1, 1) has such a neighbour: 2 * 1000. Tap (0, 1)
     // reads up: pixels (1, 0) and (1, 1): 2 * 1100; tap (1, 0) reads left: 2 * 1010; the others
     // read inside.
-    assert_eq!(
-        found.weights[..9],
-        [2000.0, 2200.0, 2200.0, 2020.0, 2222.0, 2222.0, 2020.0, 2222.0, 2222.0]
-    );
+    for simd in simd_paths() {
+        let found = run(&Network::with_simd(graph.clone(), simd).unwrap(), &data, false);
+        assert_eq!(
+            found.weights[..9],
+            [2000.0, 2200.0, 2200.0, 2020.0, 2222.0, 2222.0, 2020.0, 2222.0, 2222.0],
+            "{simd}"
+        );
+    }
 }
 
 /// A rectifier must not hide that something has gone wrong.

@@ -19,7 +19,8 @@ pub trait SearchSpace: Debug + Send + Sync {
 }
 declare_kind!(SearchSpace, "search-space");
 
-/// A candidate operation on an edge, as a chain of primitives.
+/// A candidate operation on an edge, as a chain of primitives, of candle tensor code
+/// ([`crate::space::TensorStep`]) or of both.
 pub trait Operation: Debug + Send + Sync {
     /// The chain at a site (channels, stride, affine batch normalisation or not).
     fn recipe(&self, site: Site) -> Recipe;

@@ -1,6 +1,7 @@
 //! From recipes to graphs of kernels: names, shapes and places of parameters, counts.
 
 use super::recipe::{Recipe, Step};
+use super::tensor::TensorStep;
 use crate::layout::{Init, Layout};
 use crate::{Error, Result};
 use tetlo_kernels::{Affine, GraphBuilder, Primitive, StateId, Term, Weight};
@@ -16,6 +17,8 @@ pub struct NetworkBuilder {
     pub buffers: Layout,
     /// Multiply-adds of one image so far.
     pub multiply_adds: u64,
+    /// Steps of tensor code so far.
+    tensor_steps: usize,
 }
 
 /// Channels, height, width of an activation.
@@ -29,6 +32,7 @@ impl NetworkBuilder {
             weights: Layout::new(),
             buffers: Layout::new(),
             multiply_adds: 0,
+            tensor_steps: 0,
         }
     }
 
@@ -125,6 +129,7 @@ impl NetworkBuilder {
                 Primitive::AvgPool2
             }
             Step::BatchNorm { name, affine } => self.batch_norm(prefix, name, channels, *affine),
+            Step::Tensor(step) => self.tensor(prefix, step, shape),
         };
         Ok(primitive)
     }
@@ -132,6 +137,18 @@ impl NetworkBuilder {
     fn conv(&mut self, prefix: &str, name: &str, shape: [usize; 4]) -> usize {
         let fan_in = shape[1] * shape[2] * shape[3];
         self.weights.push(format!("{}.weight", join(prefix, name)), &shape, Init::fan_in(fan_in))
+    }
+
+    fn tensor(&mut self, prefix: &str, step: &TensorStep, shape: &mut Shape) -> Primitive {
+        let weight = self.weights.len();
+        for (name, shape, init) in step.parameters() {
+            self.weights.push(join(prefix, name), shape, init);
+        }
+        let function = self.graph.function(step.at(prefix, self.tensor_steps));
+        self.tensor_steps += 1;
+        *shape = step.output(*shape);
+        self.count(shape, step.per_pixel());
+        Primitive::Function { function, weight }
     }
 
     fn batch_norm(&mut self, prefix: &str, name: &str, channels: usize, affine: bool) -> Primitive {

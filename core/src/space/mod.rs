@@ -10,6 +10,7 @@ mod model;
 mod recipe;
 mod skeleton;
 mod spec;
+mod tensor;
 
 pub use build::DerivedSize;
 pub use grammar::Grammar;
@@ -19,3 +20,4 @@ pub use model::{KernelNetwork, initial_values};
 pub use recipe::{Recipe, Site, Step};
 pub use skeleton::{SINGLE_CELL, Skeleton};
 pub use spec::{ArchValues, CellSpec, EdgeSpec, SpaceSpec};
+pub use tensor::{TensorCode, TensorPass, TensorStep};

@@ -95,6 +95,12 @@ impl KernelNetwork {
         })
     }
 
+    /// The graph that the kernels run: its exports are the embedding and, with an auxiliary head,
+    /// the map that this reads.
+    pub fn graph(&self) -> &tetlo_kernels::Graph {
+        self.kernels.graph()
+    }
+
     /// The operation weights of a pass: relaxed α, or drop-path masks.
     fn operation_weights(
         &self,
@@ -173,7 +179,8 @@ impl Network for KernelNetwork {
                 return Err(Error::Invalid("evaluation needs running statistics".into()));
             }
         };
-        let outputs = self.kernels.forward(images, weights, &ops, mode)?;
+        let key = pass.draw.purpose(Purpose::Operation).stream().next_u64();
+        let outputs = self.kernels.forward_with_key(images, weights, &ops, mode, key)?;
         let (embedding, logits) = (outputs.exports[0].clone(), outputs.exports[1].clone());
         let mut statistics = outputs.statistics;
         let mut auxiliary_logits = None;

@@ -1,5 +1,7 @@
 //! Operations as data: chains of primitives with named parameters.
 
+use super::tensor::TensorStep;
+
 /// Where an operation stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Site {
@@ -12,7 +14,7 @@ pub struct Site {
 }
 
 /// An operation as a chain of primitives.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Recipe {
     /// Contributes nothing (`none`).
     Zero,
@@ -22,7 +24,7 @@ pub enum Recipe {
 
 /// A primitive. Names are those of the parameters below the operation's own name, as in the
 /// authors' modules (`op.1` gives `op.1.weight`).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Step {
     /// max(0, x).
     Relu,
@@ -85,4 +87,6 @@ pub enum Step {
         /// Learnt scale and shift?
         affine: bool,
     },
+    /// Candle tensor code, in the place of a convolution.
+    Tensor(TensorStep),
 }

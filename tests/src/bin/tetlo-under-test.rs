@@ -1,5 +1,5 @@
 //! The `tetlo` that the integration tests run: a researcher's own binary, with the built-in plugins
-//! and a transfer loss of its own.
+//! and plugins of its own.
 
 use std::process::ExitCode;
 use tetlo_plugins as _;

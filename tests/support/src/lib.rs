@@ -20,6 +20,7 @@ mod alpha;
 mod cells;
 mod dataset;
 mod evaluator;
+mod fused;
 mod levels;
 mod network;
 mod numbers;
@@ -138,7 +139,8 @@ suites! {
     hypergradient: Hypergradient;
     /// Checks the optimizer `name`: a valid stage graph with an estimator that exists.
     multilevel_optimizer: MultilevelOptimizer;
-    /// Checks the operation `name` at both strides: shape, parameters, normalisation, gradient.
+    /// Checks the operation `name` at both strides: shape, parameters, normalisation, gradient; and in
+    /// a cell, fused against one primitive after another, on every instruction set of the machine.
     operation: Operation;
     /// Checks the regulariser `name`: a scalar whose gradient agrees with differences.
     regularizer: Regularizer;

@@ -64,13 +64,9 @@ pub(crate) fn check(
     });
 }
 
-/// Checks the gradient of each named weight by itself (for small networks).
-pub(crate) fn check_each_weight(network: &dyn Network, image: ImageShape) -> Check {
-    let case = Case::new(network, image)?;
-    let entries = network.weights().entries();
-    let ranges: Vec<_> = entries.iter().map(|e| e.offset..e.offset + e.len()).collect();
-    case.gradient_reaches()?;
-    case.gradient_is_right(&ranges, 0.01)
+/// Checks that every named weight gets a gradient.
+pub(crate) fn check_reach(network: &dyn Network, image: ImageShape) -> Check {
+    Case::new(network, image)?.gradient_reaches()
 }
 
 fn outputs(case: &Case<'_>, classes: usize) -> Check {

@@ -1,7 +1,8 @@
 //! Operations.
 
 use crate::Suite;
-use crate::network::check_each_weight;
+use crate::fused;
+use crate::network::check_reach;
 use crate::report::{Check, Report, ensure};
 use std::collections::BTreeSet;
 use tetlo_core::kinds::Operation;
@@ -11,6 +12,9 @@ use tetlo_core::space::{KernelNetwork, NetworkBuilder, Recipe, Site, Step};
 /// Odd, as spaces allow it.
 const CHANNELS: usize = 5;
 const SIDE: usize = 8;
+
+/// One channel, fewer than a register holds, a register's, and more.
+const WIDTHS: [usize; 4] = [1, 3, 16, 20];
 
 impl Suite for dyn Operation {
     const JOINT: char = '_';
@@ -25,6 +29,15 @@ impl Suite for dyn Operation {
                     Recipe::Zero => Ok(()),
                     Recipe::Chain(steps) => chain(steps, site),
                 }
+            });
+            for channels in WIDTHS {
+                let site = Site { channels, ..site };
+                let at = format!("{channels} channels, stride {stride}, affine {affine}");
+                report.check(at, || fused::compare(&operation.recipe(site), site));
+            }
+            let site = Site { channels: 3, ..site };
+            report.check(format_args!("stride {stride}, affine {affine}, differences"), || {
+                fused::differentiate(&operation.recipe(site), site)
             });
         }
     }
@@ -55,7 +68,7 @@ fn chain(steps: Vec<Step>, site: Site) -> Check {
     let names: BTreeSet<&str> = builder.weights.entries().iter().map(|e| e.name.as_str()).collect();
     ensure!(names.len() == builder.weights.entries().len(), "two parameters share a name");
     let network = KernelNetwork::classifier(builder, state, false, 4, "classifier")?;
-    check_each_weight(&network, image)?;
+    check_reach(&network, image)?;
 
     // An odd side: accepted or refused, and accepted where nothing is halved.
     let odd = || -> tetlo_core::Result<_> {
@@ -92,6 +105,11 @@ fn counted(steps: &[Step]) -> (usize, usize) {
             Step::BatchNorm { affine, .. } => {
                 weights += if *affine { 2 * channels } else { 0 };
                 buffers += 2 * channels;
+            }
+            Step::Tensor(step) => {
+                weights +=
+                    step.parameters().map(|(_, s, _)| s.iter().product::<usize>()).sum::<usize>();
+                channels = step.output((channels, 1, 1)).0;
             }
         }
     }

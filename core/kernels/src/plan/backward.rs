@@ -6,11 +6,13 @@
 )]
 
 use super::convolution_back::{Incoming, Partial};
-use super::exec::{Pass, Shared, Wanted};
+use super::exec::{Pass, Shared};
 use super::forward::GROUP;
+use super::function::Slot;
 use super::norm::Sums;
 use super::packing::Packing;
 use super::{Bundle, Conv, MapNode, Pooled, State, Term};
+use crate::error::Result;
 use crate::graph::Weight;
 use crate::primitives::{Dots, Mask, PoolBack, Rectify};
 use std::ops::Range;
@@ -19,13 +21,13 @@ impl Pass<'_> {
     pub(super) unsafe fn backward(
         &self,
         gradient: &[f32],
-        wanted: Wanted,
         weights: Shared<f32>,
         ops: Shared<f64>,
-    ) {
-        let states = &self.plan.states;
+        functions: &mut [Slot],
+    ) -> Result<()> {
+        let (states, wanted) = (&self.plan.states, self.inputs.wanted);
         let weight_target = wanted.weights.then_some(weights);
-        let needed = |s: &State| (wanted.weights && s.has_weights) || (wanted.ops && s.has_ops);
+        let needed = |s: &State| wanted.at(s);
         self.groups(self.plan.group, &|_, images| {
             for state in states.iter().filter(|s| needed(s)) {
                 for item in state.packing.of_images(&images) {
@@ -37,9 +39,6 @@ impl Pass<'_> {
         });
         let read = |m: &MapNode| m.sources.iter().any(|s| needed(&states[*s]));
         let maps_read = |s: &State| s.maps.iter().any(|m| read(&self.plan.maps[*m]));
-        let begin = |thread: usize, state: &State, images: &Range<usize>| {
-            self.begin(thread, state, images, wanted, &needed);
-        };
         let mut order = states[1..]
             .iter()
             .rev()
@@ -49,14 +48,17 @@ impl Pass<'_> {
         while let Some(state) = order.next() {
             if !begun {
                 self.shared_coefficients(state);
-                self.groups(state.group(), &|thread, images| begin(thread, state, &images));
+                self.groups(state.group(), &|thread, images| self.begin(thread, state, &images));
             }
             begun = false;
             if !needed(state) {
                 continue;
             }
             // A pass over a state's items can begin the state before it where their groups agree.
-            let before = order.peek().copied().filter(|s| s.group() == state.packing.images);
+            // Tensor code gives its gradients after the pass.
+            let code = state.bundles.last().is_some_and(|b| self.has_function(b, 0));
+            let alike = |s: &&State| !code && s.group() == state.packing.images;
+            let before = order.peek().copied().filter(alike);
             if let Some(first) = state.bundles.first() {
                 self.bundle_coefficients(state, first, weight_target, ops);
             }
@@ -66,9 +68,10 @@ impl Pass<'_> {
                 let through = below || wanted.weights;
                 if through {
                     for depth in (1..bundle.depth).rev() {
-                        self.each(state.packing, wanted, &|thread, image, partial| {
+                        self.each(state.packing, &|thread, image, partial| {
                             self.later_stage_back(thread, state, bundle, depth, image, partial);
                         });
+                        self.functions_back(state, bundle, depth, functions, weight_target)?;
                         self.finish_stage(bundle, depth, weight_target);
                     }
                 }
@@ -77,17 +80,18 @@ impl Pass<'_> {
                     begun = true;
                 }
                 // An item goes on with the next bundle or state while it is in the cache.
-                self.each(state.packing, wanted, &|thread, image, partial| {
+                self.each(state.packing, &|thread, image, partial| {
                     if through {
-                        self.first_stage_back(thread, state, bundle, image, partial, &needed);
+                        self.first_stage_back(thread, state, bundle, image, partial);
                     }
                     if let Some(next) = next {
-                        self.dots(state, next, image, false, wanted);
+                        self.dots(state, next, image, false);
                     } else if let Some(before) = before {
-                        begin(thread, before, &self.images_of(state.packing, image));
+                        self.begin(thread, before, &self.images_of(state.packing, image));
                     }
                 });
                 if through {
+                    self.functions_back(state, bundle, 0, functions, weight_target)?;
                     self.finish_stage(bundle, 0, weight_target);
                 }
                 if let Some(next) = next {
@@ -95,6 +99,7 @@ impl Pass<'_> {
                 }
             }
         }
+        Ok(())
     }
 
     /// Coefficients of the pools and maps of a state.
@@ -106,34 +111,22 @@ impl Pass<'_> {
     }
 
     /// Completes the gradient of a state, and starts on its first bundle.
-    unsafe fn begin(
-        &self,
-        thread: usize,
-        state: &State,
-        images: &Range<usize>,
-        wanted: Wanted,
-        needed: &dyn Fn(&State) -> bool,
-    ) {
-        self.maps_back(thread, state, images, needed);
-        if !needed(state) {
+    unsafe fn begin(&self, thread: usize, state: &State, images: &Range<usize>) {
+        self.maps_back(thread, state, images);
+        if !self.inputs.wanted.at(state) {
             return;
         }
         for item in state.packing.of_images(images) {
             self.shared_gradients(thread, state, item);
             if let Some(first) = state.bundles.first() {
-                self.dots(state, first, item, true, wanted);
+                self.dots(state, first, item, true);
             }
         }
     }
 
     /// All images; in fixed chunks if partial weight gradients are summed on the way.
-    unsafe fn each(
-        &self,
-        packing: Packing,
-        wanted: Wanted,
-        f: &(dyn Fn(usize, usize, Option<Partial>) + Sync),
-    ) {
-        if !wanted.weights {
+    unsafe fn each(&self, packing: Packing, f: &(dyn Fn(usize, usize, Option<Partial>) + Sync)) {
+        if !self.inputs.wanted.weights {
             self.items(packing, &|thread, image| f(thread, image, None));
             return;
         }
@@ -229,15 +222,8 @@ impl Pass<'_> {
 
     /// Products of a finished gradient with the raw outputs of a bundle: all that its norms and
     /// weights need.
-    unsafe fn dots(
-        &self,
-        state: &State,
-        bundle: &Bundle,
-        image: usize,
-        first: bool,
-        wanted: Wanted,
-    ) {
-        let plane = state.pixels() * 16;
+    unsafe fn dots(&self, state: &State, bundle: &Bundle, image: usize, first: bool) {
+        let (plane, wanted) = (state.pixels() * 16, self.inputs.wanted);
         let used = |t: &&Term| {
             self.plan.norms[t.norm].batch.is_some() || (wanted.ops && !t.weight.is_one())
         };
@@ -264,7 +250,7 @@ impl Pass<'_> {
     }
 
     /// The incoming gradient of stage `depth` of a chain.
-    unsafe fn incoming<'a>(
+    pub(super) unsafe fn incoming<'a>(
         &'a self,
         state: &'a State,
         (position, term, chain): (usize, usize, &'a [usize]),
@@ -300,6 +286,9 @@ impl Pass<'_> {
             }
             let (before, conv) =
                 (&self.plan.convs[chain[depth - 1]], &self.plan.convs[chain[depth]]);
+            if conv.function.is_some() {
+                continue;
+            }
             if partial.is_some() {
                 self.inner_tile(thread, image, before, conv);
             }
@@ -311,7 +300,7 @@ impl Pass<'_> {
     }
 
     /// Through the rectifier between two stages, with the sums that the norm before it needs.
-    unsafe fn mask(
+    pub(super) unsafe fn mask(
         &self,
         before: &Conv,
         conv: &Conv,
@@ -367,20 +356,19 @@ impl Pass<'_> {
         bundle: &Bundle,
         image: usize,
         partial: Option<Partial>,
-        needed: &dyn Fn(&State) -> bool,
     ) {
-        let below = bundle.sources.iter().any(|&s| needed(&self.plan.states[s]));
+        let below = self.below(bundle);
         let input = self.scratch(thread, self.plan.scratch.input);
         for relu in [true, false] {
             let (mut started, banded) = (false, self.banded(bundle, relu));
             for (position, (term, chain)) in bundle.chains.iter().enumerate() {
                 let conv = &self.plan.convs[chain[0]];
-                if conv.relu != relu {
+                if conv.relu != relu || conv.function.is_some() {
                     continue;
                 }
                 let incoming = self.incoming(state, (position, *term, chain), 0, image);
                 if banded {
-                    self.banded_back(thread, bundle, conv, image, incoming, partial, needed);
+                    self.banded_back(thread, bundle, conv, image, incoming, partial);
                     continue;
                 }
                 if !started && partial.is_some() {
@@ -392,13 +380,12 @@ impl Pass<'_> {
             }
             if started && below {
                 let g = &self.plan.geometries[self.plan.convs[bundle.chains[0].1[0]].geometry_in];
-                self.add_to_sources(bundle, image, (0, g.height), input, relu, needed);
+                self.add_to_sources(bundle, image, (0, g.height), input, relu);
             }
         }
     }
 
     /// A convolution that has its sources for itself: a band of them at a time.
-    #[expect(clippy::too_many_arguments, reason = "one call")]
     unsafe fn banded_back(
         &self,
         thread: usize,
@@ -407,10 +394,9 @@ impl Pass<'_> {
         image: usize,
         incoming: Incoming<'_>,
         partial: Option<Partial>,
-        needed: &dyn Fn(&State) -> bool,
     ) {
         let g = &self.plan.geometries[conv.geometry_in];
-        let below = bundle.sources.iter().any(|&s| needed(&self.plan.states[s]));
+        let below = self.below(bundle);
         let x = self.scratch(thread, self.plan.scratch.depthwise);
         let input = self.scratch(thread, self.plan.scratch.input);
         let band = conv.band(g);
@@ -424,26 +410,30 @@ impl Pass<'_> {
             let out = below.then_some(out);
             self.pointwise_back(thread, conv, image, incoming, (first, rows), x, out, partial);
             if below {
-                self.add_to_sources(bundle, image, (first, rows), input, conv.relu, needed);
+                self.add_to_sources(bundle, image, (first, rows), input, conv.relu);
             }
         }
     }
 
+    /// Whether the gradient in one of a bundle's sources leads to a wanted one.
+    pub(super) fn below(&self, bundle: &Bundle) -> bool {
+        bundle.sources.iter().any(|&s| self.inputs.wanted.at(&self.plan.states[s]))
+    }
+
     /// `dx += [x > 0] g` in some rows of the sources of a bundle.
-    unsafe fn add_to_sources(
+    pub(super) unsafe fn add_to_sources(
         &self,
         bundle: &Bundle,
         image: usize,
         (first, rows): (usize, usize),
         mut g: *const f32,
         relu: bool,
-        needed: &dyn Fn(&State) -> bool,
     ) {
         for &s in &bundle.sources {
             let s = &self.plan.states[s];
             let (at, n) = (first * s.width * 16, rows * s.width);
             for b in 0..s.blocks {
-                if needed(s) {
+                if self.inputs.wanted.at(s) {
                     let at = image * s.floats + b * s.pixels() * 16 + at;
                     let x = self.activation(s.x + at).cast_const();
                     (self.kernels.rectify)(&Rectify {

@@ -1,11 +1,12 @@
 //! Graph to plan: gives everything its place.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::packing::{Packing, packings};
 use super::{
-    Bundle, Coefficients, Conv, Depthwise, Geometry, MixWeights, Norm, Output, Parity, Plan,
-    Pooled, Pools, Raw, Run, Scratch, Sizes, State, TILES, Term,
+    Bundle, Coefficients, Conv, Depthwise, Function, Geometry, MixWeights, Norm, Output, Parity,
+    Plan, Pooled, Pools, Raw, Run, Scratch, Sizes, State, TILES, Term,
 };
 use crate::chain;
 use crate::chain::{Chain, Stage, out_size};
@@ -13,7 +14,8 @@ use crate::graph::{Graph, Weight};
 use crate::graph::{StateId, Term as GraphTerm};
 use crate::primitives::{ELEMENTS, Tap, room};
 
-pub(super) struct Compiler {
+pub(super) struct Compiler<'a> {
+    graph: &'a Graph,
     pub(super) plan: Plan,
     /// Raw outputs of passes without gradients: one place for each convolution of a bundle.
     passing: Vec<usize>,
@@ -29,6 +31,7 @@ pub(super) fn compile(graph: &Graph, max_batch: usize) -> Plan {
     };
     let out_floats = |s: &Stage| s.output.0.div_ceil(16) * s.output.1 * s.output.2 * 16;
     let mut c = Compiler {
+        graph,
         plan: Plan {
             max_batch,
             group: 1,
@@ -39,6 +42,8 @@ pub(super) fn compile(graph: &Graph, max_batch: usize) -> Plan {
             maps: Vec::new(),
             geometries: Vec::new(),
             outputs: Output::all(graph),
+            functions: 0,
+            function_floats: 0,
             shared_weights: overlapping(graph),
             inner_gradients: Vec::new(),
             inner_floats: 0,
@@ -125,7 +130,7 @@ fn lanes(channels: usize) -> Vec<u32> {
     (0..channels.div_ceil(16)).map(|b| (channels - 16 * b).min(16) as u32).collect()
 }
 
-impl Compiler {
+impl Compiler<'_> {
     pub(super) fn activations(&mut self, floats_of_an_image: usize) -> usize {
         let at = self.plan.sizes.activations;
         self.plan.sizes.activations += floats_of_an_image * self.plan.max_batch;
@@ -371,6 +376,7 @@ impl Compiler {
                 let weights = MixWeights::Factorized { even, odd, half: outputs / 2 };
                 (None, weights, vec![(0, 0), (1, 1)])
             }
+            chain::Conv::Function { .. } => (None, MixWeights::Dense(0), vec![]),
         };
         let parities = match depthwise {
             Some(_) => Vec::new(),
@@ -391,8 +397,10 @@ impl Compiler {
             let padded = blocks_out * 16;
             (self.small(2 * padded * self.plan.max_batch), self.coefficients(padded, false))
         };
+        let function = self.function(stage);
         let conv = Conv {
             packing,
+            function,
             relu: stage.relu,
             stride,
             taps: taps(&offsets, gi.row, at_tap),
@@ -421,6 +429,10 @@ impl Compiler {
             sums,
             coefficients,
         };
+        if conv.function.is_some() {
+            self.plan.convs.push(conv);
+            return self.plan.convs.len() - 1;
+        }
         let input = &mut self.plan.geometries[geometry_in];
         input.tile_blocks = input.tile_blocks.max(blocks_in);
         // After a depthwise part the gradient of its result is in the tile, else that of the
@@ -430,6 +442,16 @@ impl Compiler {
         output.grad_blocks = output.grad_blocks.max(grad_blocks);
         self.plan.convs.push(conv);
         self.plan.convs.len() - 1
+    }
+
+    fn function(&mut self, stage: &Stage) -> Option<Function> {
+        let chain::Conv::Function { function, weight, len } = stage.conv else { return None };
+        let floats = |(c, h, w): (usize, usize, usize)| c * h * w;
+        // Both with their gradients.
+        self.plan.function_floats += 2 * (floats(stage.input) + floats(stage.output));
+        self.plan.functions += 1;
+        let (code, slot) = (Arc::clone(&self.graph.functions[function]), self.plan.functions - 1);
+        Some(Function { code, slot, weight, len })
     }
 
     fn concatenation(&self, sources: &[usize]) -> (Vec<Run>, Vec<u32>) {
@@ -446,16 +468,15 @@ impl Compiler {
     /// Stage by stage, the convolutions of a bundle lie side by side in a chunk of partial
     /// gradients.
     fn place_partial_gradients(&mut self, chains: &[(usize, Vec<usize>)]) {
-        for depth in 0.. {
+        // Functions need none.
+        let depths = chains.iter().map(|(_, c)| c.len()).max().unwrap_or(0);
+        for depth in 0..depths {
             let mut at = 0;
             for conv in chains.iter().filter_map(|(_, c)| c.get(depth)) {
                 let conv = &mut self.plan.convs[*conv];
                 conv.partial = at;
                 at += conv.partial_mix
                     + conv.planes() * conv.lanes_in.len() * conv.lanes_out.len() * 256;
-            }
-            if at == 0 {
-                break;
             }
             self.plan.sizes.partial = self.plan.sizes.partial.max(at);
         }

@@ -47,7 +47,7 @@ impl Pass<'_> {
 
     /// Gradient of some rows of the raw output: densely, or into the gradient tile (`row`, `block`: of
     /// the target).
-    unsafe fn lazy(
+    pub(super) unsafe fn lazy(
         &self,
         conv: &Conv,
         image: usize,

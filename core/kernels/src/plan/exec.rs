@@ -7,8 +7,9 @@
 
 use std::ops::Range;
 
+use super::function::Slot;
 use super::packing::Packing;
-use super::{CHUNKS, Conv, Geometry, Plan, Raw};
+use super::{CHUNKS, Conv, Geometry, Plan, Raw, State};
 use crate::arena::Arena;
 use crate::counters::{COUNTERS, count};
 use crate::error::Result;
@@ -32,6 +33,8 @@ pub(crate) struct Buffers {
     /// Inputs of linear exports in the last pass, and the gradients of all exports.
     linear_inputs: Vec<f32>,
     gradient: Vec<f32>,
+    /// Of each tensor function.
+    functions: Vec<Slot>,
 }
 
 /// Which gradients a backward pass has to give.
@@ -39,6 +42,17 @@ pub(crate) struct Buffers {
 pub(crate) struct Wanted {
     pub weights: bool,
     pub ops: bool,
+}
+
+impl Wanted {
+    pub(crate) fn any(self) -> bool {
+        self.weights || self.ops
+    }
+
+    /// Whether a state's gradient leads to a wanted one.
+    pub(super) fn at(self, state: &State) -> bool {
+        (self.weights && state.has_weights) || (self.ops && state.has_ops)
+    }
 }
 
 /// The inputs of a forward pass.
@@ -50,8 +64,10 @@ pub(crate) struct Inputs<'a> {
     /// Running mean and variance; `None`: the statistics of the batch.
     pub running: Option<&'a [f32]>,
     pub batch: usize,
-    /// Gradients will follow.
-    pub keep: bool,
+    /// The gradients that will follow.
+    pub wanted: Wanted,
+    /// Names the random draws of tensor functions.
+    pub key: u64,
 }
 
 /// Where gradients go; `None`: not wanted.
@@ -125,6 +141,7 @@ impl Buffers {
             statistics: vec![0.0; statistics],
             linear_inputs: Vec::new(),
             gradient: Vec::new(),
+            functions: (0..plan.functions).map(|_| Slot::default()).collect(),
         })
     }
 
@@ -153,9 +170,9 @@ impl Buffers {
             if pack {
                 pass.pack_weights();
             }
-            pass.forward(Shared::new(out), statistics);
+            pass.forward(Shared::new(out), statistics, &mut self.functions)?;
         }
-        if inputs.keep {
+        if inputs.wanted.any() {
             plan.keep_inputs(inputs.batch, out, &mut self.linear_inputs);
         }
         let n = self.statistics.len();
@@ -190,7 +207,8 @@ impl Buffers {
             ops: &self.ops,
             running: if evaluation { Some(&[]) } else { None },
             batch,
-            keep: true,
+            wanted,
+            key: 0,
         };
         let pass = Pass { plan, kernels, workers: &workers, inputs, arenas };
         self.gradient.clear();
@@ -203,7 +221,7 @@ impl Buffers {
         unsafe {
             let target = wanted.weights.then_some(weights);
             pass.linear_gradients(&self.linear_inputs, &mut self.gradient, target);
-            pass.backward(&self.gradient, wanted, weights, op_gradient);
+            pass.backward(&self.gradient, weights, op_gradient, &mut self.functions)?;
         }
         if let Some(ops) = ops {
             for (out, g) in ops.iter_mut().zip(&self.op_gradient) {
@@ -261,7 +279,7 @@ impl Pass<'_> {
 
     /// A raw output of an image, where this pass keeps it.
     pub(super) unsafe fn raw(&self, raw: &Raw, image: usize) -> *mut f32 {
-        let kept = self.inputs.keep;
+        let kept = self.inputs.wanted.any();
         let at = if kept { raw.kept } else { raw.passing };
         self.activation(at + image * if kept { raw.floats } else { raw.passing_step })
     }

@@ -6,7 +6,9 @@
 )]
 
 use super::exec::{Pass, Shared};
+use super::function::Slot;
 use super::{Bundle, Conv, State, TILES};
+use crate::error::Result;
 use crate::primitives::{Depthwise, Fill, Mix, Pool, Scaled, Sum, Winograd};
 use std::ops::Range;
 
@@ -16,7 +18,12 @@ const AHEAD: usize = 4096;
 pub(super) const GROUP: usize = 8;
 
 impl Pass<'_> {
-    pub(super) unsafe fn forward(&self, out: Shared<f32>, statistics: Shared<f32>) {
+    pub(super) unsafe fn forward(
+        &self,
+        out: Shared<f32>,
+        statistics: Shared<f32>,
+        functions: &mut [Slot],
+    ) -> Result<()> {
         let states = &self.plan.states;
         self.groups(states[0].group(), &|_, images| {
             for image in images.clone() {
@@ -50,11 +57,13 @@ impl Pass<'_> {
                         self.first_stage(thread, bundle, item);
                     }
                 });
+                self.functions(bundle, 0, functions)?;
                 for depth in 1..bundle.depth {
                     self.finalize_stage(bundle, depth - 1, statistics);
                     self.items(state.packing, &|thread, image| {
                         self.later_stage(thread, bundle, depth, image);
                     });
+                    self.functions(bundle, depth, functions)?;
                 }
                 if bundle.depth > 0 {
                     self.finalize_stage(bundle, bundle.depth - 1, statistics);
@@ -78,6 +87,7 @@ impl Pass<'_> {
             close(last);
         }
         self.export(out);
+        Ok(())
     }
 
     unsafe fn load_images(&self, state: &State, image: usize) {
@@ -154,7 +164,7 @@ impl Pass<'_> {
             let sources = ready.then_some(&*bundle.sources);
             for (_, chain) in &bundle.chains {
                 let conv = &self.plan.convs[chain[0]];
-                if conv.relu != relu {
+                if conv.relu != relu || conv.function.is_some() {
                     continue;
                 }
                 if !ready {
@@ -170,7 +180,7 @@ impl Pass<'_> {
     /// it is pointwise.
     pub(super) fn banded(&self, bundle: &Bundle, relu: bool) -> bool {
         let convs = bundle.chains.iter().map(|(_, chain)| &self.plan.convs[chain[0]]);
-        let mut convs = convs.filter(|conv| conv.relu == relu);
+        let mut convs = convs.filter(|conv| conv.relu == relu && conv.function.is_none());
         convs.next().is_some_and(Conv::is_pointwise) && convs.next().is_none()
     }
 
@@ -178,6 +188,9 @@ impl Pass<'_> {
         for (_, chain) in bundle.chains.iter().filter(|(_, c)| c.len() > depth) {
             let (before, conv) =
                 (&self.plan.convs[chain[depth - 1]], &self.plan.convs[chain[depth]]);
+            if conv.function.is_some() {
+                continue;
+            }
             self.inner_tile(thread, image, before, conv);
             self.conv(thread, conv, image, None);
         }

@@ -15,7 +15,7 @@ use crate::chain;
 use crate::graph::{Shape, StateId};
 use crate::maps::{INPUTS, Map, MapBackward, MapForward, Plane};
 
-impl Compiler {
+impl Compiler<'_> {
     /// A term that reads a map; gives its raw output and its norm.
     pub(super) fn map(
         &mut self,
@@ -165,15 +165,9 @@ impl Pass<'_> {
     }
 
     /// Gradients through the maps that wait for this state; all that read them is finished.
-    pub(super) unsafe fn maps_back(
-        &self,
-        thread: usize,
-        state: &State,
-        images: &Range<usize>,
-        needed: &dyn Fn(&State) -> bool,
-    ) {
+    pub(super) unsafe fn maps_back(&self, thread: usize, state: &State, images: &Range<usize>) {
         for node in state.maps.iter().rev().map(|m| &self.plan.maps[*m]) {
-            if !node.sources.iter().any(|s| needed(&self.plan.states[*s])) {
+            if !node.sources.iter().any(|s| self.inputs.wanted.at(&self.plan.states[*s])) {
                 continue;
             }
             if let Some(target) = node.target {
@@ -183,19 +177,12 @@ impl Pass<'_> {
             }
             let packing = self.runs_on(node);
             for image in images.clone().step_by(packing.images) {
-                self.map_back(thread, node, packing, image, needed);
+                self.map_back(thread, node, packing, image);
             }
         }
     }
 
-    unsafe fn map_back(
-        &self,
-        thread: usize,
-        node: &MapNode,
-        packing: Packing,
-        image: usize,
-        needed: &dyn Fn(&State) -> bool,
-    ) {
+    unsafe fn map_back(&self, thread: usize, node: &MapNode, packing: Packing, image: usize) {
         let item = image / node.packing.images;
         let data = if let Some(target) = node.target {
             let s = &self.plan.states[target];
@@ -215,7 +202,7 @@ impl Pass<'_> {
         for (dx, s) in dx.iter_mut().zip(&node.sources) {
             let s = &self.plan.states[*s];
             let own = self.plane(s, s.dx, packing, image);
-            *dx = if needed(s) { own } else { Plane::NONE };
+            *dx = if self.inputs.wanted.at(s) { own } else { Plane::NONE };
         }
         let (x, dx) = (&x[..node.sources.len()], &dx[..node.sources.len()]);
         (self.kernels.map_back)(&MapBackward { map: &node.map, x, g, dx });

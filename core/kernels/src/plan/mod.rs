@@ -12,18 +12,21 @@ mod convolution_back;
 mod exec;
 mod export;
 mod forward;
+mod function;
 mod maps;
 mod norm;
 mod pack;
 mod packing;
 
 use crate::chain;
+use crate::function::TensorFunction;
 use crate::graph::{Graph, Shape, Weight};
 use crate::maps::Map;
 use crate::primitives::{ELEMENTS, Tap};
-pub(crate) use exec::{Buffers, Inputs, Recorded, Targets, same_bits};
+pub(crate) use exec::{Buffers, Inputs, Recorded, Targets, Wanted, same_bits};
 use export::Output;
 use packing::Packing;
+use std::sync::Arc;
 
 /// Weight gradients are summed over this many fixed parts of the batch, so that results do not
 /// depend on the number of threads.
@@ -54,6 +57,9 @@ pub struct Plan {
     maps: Vec<MapNode>,
     geometries: Vec<Geometry>,
     outputs: Vec<Output>,
+    /// Tensor functions in it, and the floats of an image that they exchange with the plan.
+    functions: usize,
+    function_floats: usize,
     /// Two parameters of the graph overlap: gradients must be added one after the other.
     shared_weights: bool,
     /// Intermediate gradients of a bundle's chains: places, and floats of an image (of the largest
@@ -183,9 +189,21 @@ enum MixWeights {
     Factorized { even: usize, odd: usize, half: usize },
 }
 
+/// Tensor code in the place of a convolution.
+#[derive(Debug)]
+struct Function {
+    code: Arc<dyn TensorFunction>,
+    /// Which slot of the buffers is its.
+    slot: usize,
+    weight: usize,
+    len: usize,
+}
+
 #[derive(Debug)]
 struct Conv {
     packing: Packing,
+    /// Then there are no taps.
+    function: Option<Function>,
     relu: bool,
     stride: usize,
     depthwise: Option<Depthwise>,
@@ -351,11 +369,14 @@ impl Plan {
         Self::compile(graph, max_batch).arena_bytes()
     }
 
-    /// Bytes of all buffers of a run with gradients, at the present number of threads.
+    /// Bytes of all buffers of a run with gradients, at the present number of threads; without what
+    /// tensor functions take inside.
     pub fn arena_bytes(&self) -> usize {
         let s = &self.sizes;
         let scratch = s.scratch * crate::threads::threads();
-        (s.activations + s.small + s.packed + s.partial * CHUNKS + scratch) * size_of::<f32>()
+        let functions = self.function_floats * self.max_batch;
+        (s.activations + s.small + s.packed + s.partial * CHUNKS + scratch + functions)
+            * size_of::<f32>()
     }
 
     /// The largest number of images.

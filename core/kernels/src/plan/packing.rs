@@ -8,7 +8,7 @@
 use std::ops::Range;
 
 use super::State;
-use crate::chain::Chain;
+use crate::chain::{Chain, Conv};
 use crate::graph::{Export, Graph, State as GraphState, Weight};
 
 /// Images in a register, and lanes of each.
@@ -95,7 +95,10 @@ fn fits(chain: &Chain, packing: Packing) -> bool {
     match chain {
         Chain::Identity { .. } | Chain::Pool { .. } => true,
         Chain::Map { map, .. } => map.is_lanewise(),
-        Chain::Convs(stages) => stages.iter().all(|s| Packing::of(s.output.0) == packing),
+        Chain::Convs(stages) => stages.iter().all(|s| {
+            let code = matches!(s.conv, Conv::Function { .. });
+            Packing::of(s.output.0) == packing && !code
+        }),
     }
 }
 

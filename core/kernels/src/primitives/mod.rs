@@ -11,6 +11,7 @@
     reason = "kernel bodies over raw planes, under the contract above; plain indices unroll predictably"
 )]
 
+pub(crate) mod convert;
 pub(crate) mod depthwise;
 pub(crate) mod mix;
 pub(crate) mod packed;

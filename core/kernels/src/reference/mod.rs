@@ -8,6 +8,9 @@ mod primitives;
 use std::fmt::Debug;
 use std::ops::{Add, AddAssign, Div, Mul, Neg, Sub};
 
+use candle_core::{DType, Device, Tensor, Var};
+
+use crate::function::{self, FunctionPass, TensorFunction};
 use crate::graph::{Export, Graph, Primitive, Term, Weight};
 use primitives::{Convolution, Window, max_pool, max_pool_back};
 use primitives::{avg_pool, avg_pool_back, batch_norm, batch_norm_back, convolve, convolve_back};
@@ -25,6 +28,8 @@ pub trait Real:
     + Neg<Output = Self>
     + Sub<Output = Self>
 {
+    /// The type in candle's tensors.
+    const DTYPE: DType;
     /// Nearest value of this type.
     fn from_f64(x: f64) -> Self;
     /// The value.
@@ -32,6 +37,7 @@ pub trait Real:
 }
 
 impl Real for f32 {
+    const DTYPE: DType = DType::F32;
     fn from_f64(x: f64) -> Self {
         x as Self
     }
@@ -41,6 +47,7 @@ impl Real for f32 {
 }
 
 impl Real for f64 {
+    const DTYPE: DType = DType::F64;
     fn from_f64(x: f64) -> Self {
         x
     }
@@ -125,6 +132,7 @@ pub struct Forward<T> {
     pub exports: Vec<Vec<T>>,
     /// As in [`crate::Outputs::statistics`] (zero with running statistics).
     pub statistics: Vec<T>,
+    key: u64,
 }
 
 /// Gradients of a scalar.
@@ -140,6 +148,13 @@ fn relu<T: Real>(v: T) -> T {
     if v > T::default() { v } else { T::default() }
 }
 
+/// A pass over a graph.
+struct Pass<'a, T> {
+    graph: &'a Graph,
+    inputs: &'a Inputs<'a, T>,
+    key: u64,
+}
+
 impl<T: Real> Inputs<'_, T> {
     fn op(&self, weight: Weight, image: usize) -> T {
         match weight {
@@ -148,9 +163,11 @@ impl<T: Real> Inputs<'_, T> {
             Weight::PerImage(start) => self.ops[start + image],
         }
     }
+}
 
+impl<T: Real> Pass<'_, T> {
     fn apply(&self, primitive: &Primitive, x: &Images<T>, statistics: &mut [T]) -> Images<T> {
-        let c = x.shape.1;
+        let (c, inputs) = (x.shape.1, self.inputs);
         match *primitive {
             Primitive::Relu => x.map(relu),
             Primitive::Map(ref map) => map.reference(x),
@@ -158,15 +175,19 @@ impl<T: Real> Inputs<'_, T> {
             Primitive::AvgPool { stride } => avg_pool(x, Window::around(stride)),
             Primitive::AvgPool2 => avg_pool(x, Window::SQUARES),
             Primitive::BatchNorm { affine, statistics: at } => {
-                let affine =
-                    affine.map(|a| (&self.weights[a.gamma..][..c], &self.weights[a.beta..][..c]));
-                let running = self.running.map(|r| (&r[at..][..c], &r[at + c..][..c]));
+                let affine = affine
+                    .map(|a| (&inputs.weights[a.gamma..][..c], &inputs.weights[a.beta..][..c]));
+                let running = inputs.running.map(|r| (&r[at..][..c], &r[at + c..][..c]));
                 batch_norm(x, affine, running, &mut statistics[at..at + 2 * c])
+            }
+            Primitive::Function { function, weight } => {
+                let call = Call::new(self, function.0, weight, x);
+                images(&call.output)
             }
             _ => {
                 let parts: Vec<_> = convolutions(primitive, c)
                     .iter()
-                    .map(|conv| convolve(x, conv, self.weights))
+                    .map(|conv| convolve(x, conv, inputs.weights))
                     .collect();
                 Images::concatenate(&parts.iter().collect::<Vec<_>>())
             }
@@ -180,7 +201,7 @@ impl<T: Real> Inputs<'_, T> {
         g: &Images<T>,
         weights: &mut [T],
     ) -> Images<T> {
-        let c = x.shape.1;
+        let (c, inputs) = (x.shape.1, self.inputs);
         match *primitive {
             Primitive::Map(ref map) => map.reference_back(x, g),
             Primitive::Relu => {
@@ -191,8 +212,8 @@ impl<T: Real> Inputs<'_, T> {
             Primitive::AvgPool { stride } => avg_pool_back(x, g, Window::around(stride)),
             Primitive::AvgPool2 => avg_pool_back(x, g, Window::SQUARES),
             Primitive::BatchNorm { affine, statistics: at } => {
-                let gamma = affine.map(|a| &self.weights[a.gamma..][..c]);
-                let running = self.running.map(|r| (&r[at..][..c], &r[at + c..][..c]));
+                let gamma = affine.map(|a| &inputs.weights[a.gamma..][..c]);
+                let running = inputs.running.map(|r| (&r[at..][..c], &r[at + c..][..c]));
                 let (dx, dgamma, dbeta) = batch_norm_back(x, g, gamma, running);
                 if let Some(a) = affine {
                     for q in 0..c {
@@ -201,6 +222,9 @@ impl<T: Real> Inputs<'_, T> {
                     }
                 }
                 dx
+            }
+            Primitive::Function { function, weight } => {
+                Call::new(self, function.0, weight, x).back(x, g, &mut weights[weight..])
             }
             _ => {
                 let convs = convolutions(primitive, c);
@@ -212,7 +236,7 @@ impl<T: Real> Inputs<'_, T> {
                 g.split_into(&mut parts, 0..count);
                 let mut dx = Images::zeros(x.shape);
                 for (conv, g) in convs.iter().zip(&parts) {
-                    convolve_back(x, g, conv, self.weights, &mut dx, weights);
+                    convolve_back(x, g, conv, inputs.weights, &mut dx, weights);
                 }
                 dx
             }
@@ -229,6 +253,68 @@ impl<T: Real> Inputs<'_, T> {
         }
         steps
     }
+}
+
+/// A tensor function at work.
+struct Call<'a> {
+    code: &'a dyn TensorFunction,
+    x: Var,
+    weights: Var,
+    output: Tensor,
+}
+
+impl<'a> Call<'a> {
+    fn new<T: Real>(pass: &Pass<'a, T>, function: usize, weight: usize, x: &Images<T>) -> Self {
+        let (code, (n, c, h, w)) = (&*pass.graph.functions[function], x.shape);
+        let shape = code.output((c, h, w)).expect("checked when the graph was built");
+        let var = |values: &[T], shape: &[usize]| {
+            let values: Vec<f64> = values.iter().map(|v| v.to_f64()).collect();
+            let tensor = Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(T::DTYPE)?;
+            Var::from_tensor(&tensor)
+        };
+        let len = code.weights((c, h, w));
+        let weights = var(&pass.inputs.weights[weight..weight + len], &[len]);
+        let (x, weights) = (
+            var(&x.data, &[n, c, h, w]).expect("as many values as the shape says"),
+            weights.expect("as many values as the shape says"),
+        );
+        let how = FunctionPass::new(pass.inputs.running.is_none(), pass.key);
+        match function::run(code, &x, &weights, how, shape) {
+            Ok(output) => Self { code, x, weights, output },
+            Err(e) => panic!("{e}"),
+        }
+    }
+
+    /// The gradient of `x`; adds that of the weights.
+    fn back<T: Real>(&self, x: &Images<T>, g: &Images<T>, weights: &mut [T]) -> Images<T> {
+        let g: Vec<f64> = g.data.iter().map(|v| v.to_f64()).collect();
+        let g = Tensor::from_vec(g, self.output.shape(), &Device::Cpu)
+            .and_then(|g| g.to_dtype(T::DTYPE))
+            .expect("the gradient of the output has its shape");
+        let pulled =
+            function::pull_back(self.code, &self.output, &g, Some(&self.x), Some(&self.weights));
+        let (of_x, of_weights) = match pulled {
+            Ok(pulled) => pulled,
+            Err(e) => panic!("{e}"),
+        };
+        if let Some(found) = of_weights {
+            for (w, v) in weights.iter_mut().zip(values::<T>(&found)) {
+                *w += v;
+            }
+        }
+        of_x.map_or_else(|| Images::zeros(x.shape), |found| images(&found))
+    }
+}
+
+fn images<T: Real>(tensor: &Tensor) -> Images<T> {
+    let shape = tensor.dims4().expect("checked when it ran");
+    Images { shape, data: values(tensor) }
+}
+
+fn values<T: Real>(tensor: &Tensor) -> Vec<T> {
+    let wide = tensor.to_dtype(DType::F64).and_then(|t| t.flatten_all());
+    let wide: Vec<f64> = wide.and_then(|t| t.to_vec1()).expect("a tensor of floats on the CPU");
+    wide.into_iter().map(T::from_f64).collect()
 }
 
 /// The convolutions of a primitive, side by side.
@@ -271,7 +357,19 @@ fn convolutions(primitive: &Primitive, channels: usize) -> Box<[Convolution]> {
 }
 
 /// Runs a graph forward.
+///
+/// # Panics
+/// If a tensor function fails.
 pub fn forward<T: Real>(graph: &Graph, inputs: &Inputs<'_, T>) -> Forward<T> {
+    forward_with_key(graph, inputs, 0)
+}
+
+/// The same, with a name for the random draws of tensor functions.
+///
+/// # Panics
+/// If a tensor function fails.
+pub fn forward_with_key<T: Real>(graph: &Graph, inputs: &Inputs<'_, T>, key: u64) -> Forward<T> {
+    let pass = Pass { graph, inputs, key };
     let (n, (c, h, w)) = (inputs.batch, graph.input_shape());
     let mut states = vec![Images { shape: (n, c, h, w), data: inputs.images.to_vec() }];
     let mut statistics = vec![T::default(); graph.statistics()];
@@ -279,7 +377,7 @@ pub fn forward<T: Real>(graph: &Graph, inputs: &Inputs<'_, T>) -> Forward<T> {
         let (c, h, w) = state.shape;
         let mut sum = Images::zeros((n, c, h, w));
         for (term, _) in &state.terms {
-            let steps = inputs.run_term(term, &states, &mut statistics);
+            let steps = pass.run_term(term, &states, &mut statistics);
             let len = sum.image_len();
             for (i, (a, v)) in sum.data.iter_mut().zip(&steps[steps.len() - 1].data).enumerate() {
                 *a += inputs.op(term.weight, i / len) * *v;
@@ -297,7 +395,7 @@ pub fn forward<T: Real>(graph: &Graph, inputs: &Inputs<'_, T>) -> Forward<T> {
         };
         exports.push(values);
     }
-    Forward { states, exports, statistics }
+    Forward { states, exports, statistics, key }
 }
 
 fn linear<T: Real>(
@@ -361,12 +459,16 @@ fn export<T: Real>(export: &Export, states: &[Images<T>]) -> Vec<T> {
 }
 
 /// Gradients of `sum over exports of <export, exports[i]>`.
+///
+/// # Panics
+/// If a tensor function fails, or no gradient reaches its weights.
 pub fn backward<T: Real>(
     graph: &Graph,
     inputs: &Inputs<'_, T>,
     forward: &Forward<T>,
     exports: &[Vec<T>],
 ) -> Gradients<T> {
+    let pass = Pass { graph, inputs, key: forward.key };
     let mut weights = vec![T::default(); inputs.weights.len()];
     let mut ops = vec![T::default(); inputs.ops.len()];
     let states = &forward.states;
@@ -398,7 +500,7 @@ pub fn backward<T: Real>(
         let g = gradients[index].clone();
         let len = g.image_len();
         for (term, _) in &state.terms {
-            let steps = inputs.run_term(term, states, &mut forward.statistics.clone());
+            let steps = pass.run_term(term, states, &mut forward.statistics.clone());
             let y = &steps[steps.len() - 1];
             let mut g = g.clone();
             for (i, g) in g.data.iter_mut().enumerate() {
@@ -410,7 +512,7 @@ pub fn backward<T: Real>(
                 *g = *g * inputs.op(term.weight, i / len);
             }
             for (primitive, x) in term.chain.iter().zip(&steps).rev() {
-                g = inputs.apply_back(primitive, x, &g, &mut weights);
+                g = pass.apply_back(primitive, x, &g, &mut weights);
             }
             g.split_into(&mut gradients, term.input.iter().map(|id| id.index()));
         }
@@ -424,6 +526,7 @@ pub fn backward<T: Real>(
 ///
 /// Single precision can decide differently within its rounding error of such a point.
 pub fn margin<T: Real>(graph: &Graph, inputs: &Inputs<'_, T>, forward: &Forward<T>) -> f64 {
+    let pass = Pass { graph, inputs, key: forward.key };
     let mut margin = f64::INFINITY;
     let mut near = |distance: f64| {
         if distance > 0.0 {
@@ -432,7 +535,7 @@ pub fn margin<T: Real>(graph: &Graph, inputs: &Inputs<'_, T>, forward: &Forward<
     };
     for (_, state) in graph.computed() {
         for (term, _) in &state.terms {
-            let steps = inputs.run_term(term, &forward.states, &mut forward.statistics.clone());
+            let steps = pass.run_term(term, &forward.states, &mut forward.statistics.clone());
             for (primitive, x) in term.chain.iter().zip(&steps) {
                 match *primitive {
                     Primitive::Relu => x.data.iter().for_each(|v| near(v.to_f64().abs())),
