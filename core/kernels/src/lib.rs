@@ -13,6 +13,7 @@ mod chain;
 mod counters;
 mod error;
 mod graph;
+mod machine;
 mod network;
 mod plan;
 mod primitives;
@@ -25,8 +26,10 @@ pub use error::{Error, Result};
 pub use graph::{
     Affine, Export, ExportId, Graph, GraphBuilder, Primitive, Shape, StateId, Term, Weight,
 };
+pub use machine::{MachinePeak, machine_peak};
 pub use network::{Mode, Network, Outputs};
 pub use plan::Plan;
+pub use primitives::{count_kernels, kernel_calls};
 pub use threads::{set_threads, threads};
 
 /// The kernels this machine can run, fastest first: `avx512`, `avx2`, `neon`, `portable`.
