@@ -18,4 +18,5 @@ pub mod statistics;
 pub mod store;
 pub mod summary;
 pub mod trace;
+pub mod training;
 pub mod trial;

@@ -126,6 +126,15 @@ impl Method {
         Ok(method)
     }
 
+    /// Estimates mixed derivatives by another estimator than the optimizer's own (to compare them).
+    ///
+    /// # Errors
+    /// Unknown, or options that do not fit.
+    pub fn use_estimator(&mut self, name: &str, options: &serde_json::Value) -> Result<()> {
+        self.estimator = registry::build::<dyn Hypergradient>(name, options)?;
+        Ok(())
+    }
+
     fn key(&self, purpose: Purpose) -> Key {
         Key::new(self.seed, purpose)
     }
