@@ -5,6 +5,7 @@ pub mod accuracy;
 pub mod black_box;
 pub mod check;
 pub mod comparison;
+pub mod estimate;
 pub mod loader;
 pub mod memory;
 pub mod method;

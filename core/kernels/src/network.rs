@@ -127,6 +127,9 @@ impl Network {
         Self(Arc::new(Inner { graph, multiply_adds, kernels, memory: Mutex::default() }))
     }
 
+    /// Passes whose activations are kept at the same time, each in a set of buffers of its own.
+    pub const MOST_PASSES: usize = SLOTS;
+
     /// The graph.
     pub fn graph(&self) -> &Graph {
         &self.0.graph

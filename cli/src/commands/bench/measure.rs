@@ -29,6 +29,8 @@ pub(super) struct Timed {
     backwards: u64,
     multiply_adds: u64,
     peak_bytes: u64,
+    /// Of the kernels' buffers.
+    buffer_bytes: u64,
 }
 
 impl Timed {
@@ -59,6 +61,7 @@ impl Timed {
             backwards: each(after.backwards - before.backwards),
             multiply_adds: each(after.multiply_adds - before.multiply_adds),
             peak_bytes: memory::peak_bytes(),
+            buffer_bytes: after.arena_bytes,
         })
     }
 
@@ -90,6 +93,7 @@ impl Timed {
             "ms_min": self.times[0],
             "ms_max": self.times[self.times.len() - 1],
             "peak_rss_mib": self.peak_bytes as f64 / f64::from(1 << 20),
+            "buffers_mib": self.buffer_bytes as f64 / f64::from(1 << 20),
             "gflops": gflops,
             "roofline_fraction": gflops / peak.gflops,
             "fma_peak_gflops": peak.gflops,
