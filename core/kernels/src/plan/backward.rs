@@ -314,8 +314,7 @@ impl Pass<'_> {
     unsafe fn finish_stage(&self, bundle: &Bundle, depth: usize, weights: Option<Shared<f32>>) {
         let chains = || bundle.chains.iter().filter(|(_, c)| c.len() > depth);
         if let Some(weights) = weights {
-            let convs: Vec<usize> = chains().map(|(_, c)| c[depth]).collect();
-            self.gather_gradients(&convs, weights);
+            self.gather_gradients(&bundle.stages[depth], weights);
         }
         if depth == 0 {
             return;
