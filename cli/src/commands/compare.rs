@@ -43,14 +43,12 @@ pub(crate) fn check(config: &Loaded, trials: &[Trial]) -> Result<Vec<Cost>> {
     for trial in trials {
         // Seeds make no difference.
         let names = (trial.task.name.as_str(), trial.method.name.as_str());
-        let cost = match known.iter().find(|(seen, _)| *seen == names) {
-            Some((_, cost)) => *cost,
-            None => {
-                let loaded = for_task(&mut data, config, trial)?;
-                let cost = config.check(trial, loaded)?;
-                known.push((names, cost));
-                cost
-            }
+        let cost = if let Some((_, cost)) = known.iter().find(|(seen, _)| *seen == names) {
+            *cost
+        } else {
+            let cost = config.check(trial, for_task(&mut data, config, trial)?)?;
+            known.push((names, cost));
+            cost
         };
         costs.push(cost);
     }

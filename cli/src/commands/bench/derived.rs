@@ -35,12 +35,11 @@ pub(crate) fn run(arguments: &DerivedArgs) -> Result<Exit> {
     let options = json!({"channels": size.channels, "cells": size.layers});
     let space = registry::build::<dyn SearchSpace>(&size.space, &options)?.spec().validated()?;
     let image = image_shape(measure.image);
-    let network: Arc<dyn Network> = match &arguments.network {
-        Some(name) => auxiliary(name, &arguments.options, measure.image, &space)?,
-        None => {
-            let genotype = genotype(&arguments.genotype)?;
-            Arc::new(derived_network_of(&space, &genotype, image, CLASSES, &protocol)?)
-        }
+    let network: Arc<dyn Network> = if let Some(name) = &arguments.network {
+        auxiliary(name, &arguments.options, measure.image, &space)?
+    } else {
+        let genotype = genotype(&arguments.genotype)?;
+        Arc::new(derived_network_of(&space, &genotype, image, CLASSES, &protocol)?)
     };
     let batch = random_batch(&mut draws(), measure)?;
     let key = Key::new(0, Purpose::Weights);
