@@ -182,10 +182,11 @@ fn memory_is_as_planned() {
     std::fs::write(here.join("tiny.toml"), text).expect("written");
     let wide = "task.digits.search-space.options.channels=16";
     let wide_evaluation = "evaluate.options.channels=48";
-    for (out, set) in [("search", wide), ("evaluation", wide_evaluation)] {
+    // All three methods search differently, but are evaluated alike.
+    for (out, set, trials) in [("search", wide, 3), ("evaluation", wide_evaluation, 1)] {
         let arguments = ["plan", "tiny.toml", "--set", set, "--out", out, "--format", "json"];
         let plan = tetlo_in(here, &arguments).code(0).json();
-        for (index, planned) in plan.as_array().expect("a list").iter().enumerate() {
+        for (index, planned) in plan.as_array().expect("a list").iter().take(trials).enumerate() {
             let index = index.to_string();
             let ran = tetlo_in(here, &["run-trial", out, "--index", &index]).code(0).json();
             let taken = ran["peak_memory_bytes"].as_f64().expect("a number");

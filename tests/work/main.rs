@@ -38,7 +38,7 @@ fn counted_work() {
 fn buffers_of_the_default_supernet() {
     let method = method("darts-1st", 16, 8, 32);
     let mib = method.networks[0].activation_bytes(8) >> 20;
-    assert!(mib <= 294, "the buffers of the default supernet have {mib} MiB");
+    assert!(mib <= 295, "the buffers of the default supernet have {mib} MiB");
 }
 
 /// A graph of `depth` separable convolutions, one after the other.
