@@ -145,7 +145,7 @@ pub(crate) struct SearchArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct RetrainArgs {
-    /// A genotype (file, JSON or Python text), or a directory with a `genotype.json`.
+    /// A genotype (file, JSON, Python text or `|op~0|+…`), or a directory with a `genotype.json`.
     pub(crate) genotype: String,
     /// The TOML file with data, space and retraining protocol (default: the run's own `run.toml`).
     #[arg(long)]
@@ -276,7 +276,7 @@ pub(crate) enum NetworkCommand {
         /// Also the gradients of weights and architecture parameters.
         #[arg(long)]
         grad: bool,
-        /// The derived network of this genotype (file, JSON or Python text) instead of the supernet.
+        /// The derived network of this genotype (file, JSON, Python text or `|op~0|+…`) instead of the supernet.
         #[arg(long)]
         genotype: Option<String>,
         /// Write freshly initialised weights here.
@@ -359,7 +359,7 @@ pub(crate) enum DataCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct DrawArgs {
-    /// A genotype (file, JSON or Python text), or a directory with a `genotype.json`.
+    /// A genotype (file, JSON, Python text or `|op~0|+…`), or a directory with a `genotype.json`.
     pub(crate) genotype: String,
     /// Write an SVG picture here.
     #[arg(long)]

@@ -1,5 +1,10 @@
 //! Discrete cells, as data and in the texts of the field.
 
+mod arch;
+#[cfg(test)]
+mod tests;
+
+use crate::space::SINGLE_CELL;
 use crate::{Error, Result};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -7,7 +12,8 @@ use std::fmt::Write as _;
 
 /// One chosen operation: `operation` from state `from` into state `to`.
 ///
-/// States are numbered as in the field: the cell's inputs first (0 and 1), then its nodes.
+/// States are numbered as in the field: the cell's inputs first (0 and 1, or 0 alone), then its
+/// nodes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct GenotypeEdge {
     /// Name of the operation.
@@ -21,6 +27,8 @@ pub struct GenotypeEdge {
 /// The chosen operations of one kind of cell.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct GenotypeCell {
+    /// Number of inputs: 2 (the cells before), or 1.
+    pub inputs: usize,
     /// The edges, in node order.
     pub edges: Vec<GenotypeEdge>,
     /// The states whose concatenation is the cell's output.
@@ -40,13 +48,16 @@ impl GenotypeCell {
 
     /// Exactly two edges into each node, in node order (the form of DARTS)?
     fn is_two_a_node(&self) -> bool {
-        self.edges.len().is_multiple_of(2)
+        self.inputs == 2
+            && self.edges.len().is_multiple_of(2)
             && self.edges.iter().enumerate().all(|(i, e)| e.to == 2 + i / 2)
             && self.concat.iter().all(|c| *c < 2 + self.edges.len() / 2)
     }
 }
 
-/// A discrete architecture: a cell per kind (`normal`, `reduce`).
+/// A discrete architecture: a cell per kind (`normal` and `reduce`, or [`SINGLE_CELL`] alone).
+///
+/// Its texts are DARTS's Python repr, the string of NAS-Bench-201, and JSON.
 ///
 /// ```
 /// use tetlo_core::genotype::Genotype;
@@ -55,6 +66,9 @@ impl GenotypeCell {
 /// let genotype = Genotype::parse(text)?;
 /// assert_eq!(genotype.cell("normal").unwrap().skip_count(), 1);
 /// assert_eq!(Genotype::parse(&genotype.to_json().to_string())?, genotype);
+/// let text = "|nor_conv_3x3~0|+|none~0|skip_connect~1|";
+/// let genotype = Genotype::parse(text)?;
+/// assert_eq!(genotype.to_json().to_string(), format!("{{\"arch\":\"{text}\"}}"));
 /// # Ok::<(), tetlo_core::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -68,6 +82,13 @@ impl Genotype {
         Self { cells: cells.into_iter().collect() }
     }
 
+    /// A single cell with one input, whose output is its last node (NAS-Bench-201); edges in node
+    /// order.
+    pub fn single_input(edges: Vec<GenotypeEdge>) -> Self {
+        let concat = edges.iter().map(|e| e.to).max().into_iter().collect();
+        Self::new([(SINGLE_CELL.to_owned(), GenotypeCell { inputs: 1, edges, concat })])
+    }
+
     /// The cell of a kind.
     pub fn cell(&self, name: &str) -> Option<&GenotypeCell> {
         self.cells.get(name)
@@ -78,12 +99,21 @@ impl Genotype {
         self.cells.iter().map(|(n, c)| (n.as_str(), c))
     }
 
-    /// Skip connections of the normal cell (the collapse signal of the field).
+    /// Skip connections of the normal cell, or the only one (the collapse signal of the field).
     pub fn skip_count(&self) -> usize {
-        self.cell("normal").map_or(0, GenotypeCell::skip_count)
+        let cell = self.cell("normal").or_else(|| self.cell(SINGLE_CELL));
+        cell.map_or(0, GenotypeCell::skip_count)
     }
 
-    /// Reads DARTS's Python repr or our JSON.
+    /// The string of NAS-Bench-201, if this is a single cell with one input whose output is its last
+    /// node.
+    pub fn to_arch(&self) -> Option<String> {
+        let cell = self.cell(SINGLE_CELL).filter(|c| c.inputs == 1 && self.cells.len() == 1)?;
+        let last = cell.edges.iter().map(|e| e.to).max()?;
+        (cell.concat == [last]).then(|| arch::print(&cell.edges, last))
+    }
+
+    /// Reads DARTS's Python repr, the string of NAS-Bench-201 or our JSON.
     ///
     /// # Errors
     /// Says what was expected and where.
@@ -97,12 +127,18 @@ impl Genotype {
                 serde_json::from_str(text).map_err(|e| Error::Genotype(e.to_string()))?;
             return Self::from_json(&value);
         }
+        if text.starts_with('|') {
+            return Ok(Self::single_input(arch::parse(text)?));
+        }
         Self::from_json(&python::parse(text)?)
     }
 
     /// The JSON form: two `[op, from]` entries a node in node order, or `[op, from, to]` where a
-    /// cell is not two a node.
+    /// cell is not two a node; `{"arch": "|…|"}` for a single cell with one input.
     pub fn to_json(&self) -> Value {
+        if let Some(arch) = self.to_arch() {
+            return json!({"arch": arch});
+        }
         let mut object = Map::new();
         for (name, cell) in &self.cells {
             let two = cell.is_two_a_node();
@@ -127,6 +163,13 @@ impl Genotype {
     pub fn from_json(value: &Value) -> Result<Self> {
         let bad = |what: String| Error::Genotype(what);
         let object = value.as_object().ok_or_else(|| bad("expected a JSON object".into()))?;
+        if let Some(arch) = object.get("arch") {
+            let text = arch.as_str().ok_or_else(|| bad("`arch` must be a text: \"|…|\"".into()))?;
+            if let Some(other) = object.keys().find(|k| *k != "arch" && *k != "schema") {
+                return Err(bad(format!("`arch` says everything, but there is `{other}` too")));
+            }
+            return Ok(Self::single_input(arch::parse(text)?));
+        }
         let mut cells = BTreeMap::new();
         for (name, list) in object {
             if name.ends_with("_concat") || name == "schema" {
@@ -144,16 +187,19 @@ impl Genotype {
             })?;
             let concat: Vec<usize> = serde_json::from_value(concat.clone())
                 .map_err(|e| bad(format!("`{name}_concat`: {e}")))?;
-            cells.insert(name.clone(), GenotypeCell { edges, concat });
+            cells.insert(name.clone(), GenotypeCell { inputs: 2, edges, concat });
         }
         if cells.is_empty() {
-            return Err(bad("no cell: expected `normal`, `reduce` …".into()));
+            return Err(bad("no cell: expected `normal`, `reduce` … or `arch`".into()));
         }
         Ok(Self { cells })
     }
 
-    /// DARTS's Python repr, to paste into a `genotypes.py`.
+    /// DARTS's Python repr, to paste into a `genotypes.py`, or the string of NAS-Bench-201.
     pub fn to_python(&self) -> String {
+        if let Some(arch) = self.to_arch() {
+            return arch;
+        }
         let mut out = String::from("Genotype(");
         for (i, (name, cell)) in self.cells.iter().enumerate() {
             let two = cell.is_two_a_node();
@@ -356,79 +402,6 @@ mod python {
             self.accept(',');
             self.punctuation(')')?;
             Ok(value)
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    const DARTS_V2: &str = "Genotype(normal=[('sep_conv_3x3', 0), ('sep_conv_3x3', 1), ('sep_conv_3x3', 0), \
-        ('sep_conv_3x3', 1), ('sep_conv_3x3', 1), ('skip_connect', 0), ('skip_connect', 0), ('dil_conv_3x3', 2)], \
-        normal_concat=range(2, 6), reduce=[('max_pool_3x3', 0), ('max_pool_3x3', 1), ('skip_connect', 2), \
-        ('max_pool_3x3', 1), ('max_pool_3x3', 0), ('skip_connect', 2), ('skip_connect', 2), ('max_pool_3x3', 1)], \
-        reduce_concat=range(2, 6))";
-
-    #[test]
-    fn the_published_cell_round_trips() -> Result<()> {
-        let genotype = Genotype::parse(DARTS_V2)?;
-        assert_eq!(genotype.to_python(), DARTS_V2);
-        assert_eq!(genotype.skip_count(), 2);
-        let named = Genotype::parse(&format!("DARTS_V2 = {DARTS_V2}"))?;
-        assert_eq!(named, genotype);
-        assert_eq!(Genotype::from_json(&genotype.to_json())?, genotype);
-        Ok(())
-    }
-
-    #[test]
-    fn triples_swap_their_order() -> Result<()> {
-        let text = "Genotype(normal=[('sep_conv_3x3', 2, 0), ('skip_connect', 4, 2)], normal_concat=[2, 4])";
-        let genotype = Genotype::parse(text)?;
-        assert_eq!(genotype.cell("normal").unwrap().edges[1].from, 2);
-        assert_eq!(genotype.cell("normal").unwrap().edges[1].to, 4);
-        assert_eq!(genotype.to_python(), text);
-        Ok(())
-    }
-
-    #[test]
-    fn errors_say_where() {
-        for (text, part) in [
-            ("", "empty"),
-            ("Genotype(normal=[('sep', 0]", "expected `)` at character"),
-            ("{\"normal\": [[\"sep\", 0]]}", "`normal_concat` is missing"),
-            (
-                "{\"normal\": [[\"sep\", 5]], \"normal_concat\": [2]}",
-                "cannot take input from state 5",
-            ),
-            ("{}", "no cell"),
-            ("hello", "expected `Genotype`"),
-            ("Genotype(normal_concat=range(0, 99999999))", "at most 1000"),
-        ] {
-            let error = Genotype::parse(text).unwrap_err().to_string();
-            assert!(error.contains(part), "{text}: {error}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn any_cell_round_trips(entries in prop::collection::vec((0usize..7, 0usize..100, 0usize..4), 0..12)) {
-            const OPS: [&str; 7] = ["none", "max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "a", "b_1"];
-            let edges = entries.iter().map(|(op, from, node)| {
-                let to = node + 2;
-                GenotypeEdge { operation: OPS[*op].into(), from: from % to, to }
-            }).collect();
-            let cell = GenotypeCell { edges, concat: vec![2, 3, 5] };
-            let genotype = Genotype::new([("normal".to_owned(), cell)]);
-            prop_assert_eq!(&Genotype::parse(&genotype.to_python()).unwrap(), &genotype);
-            prop_assert_eq!(&Genotype::parse(&genotype.to_json().to_string()).unwrap(), &genotype);
-        }
-
-        #[test]
-        fn noise_never_panics(text in ".{0,80}") {
-            let _ = Genotype::parse(&text);
-            let _ = Genotype::parse(&format!("Genotype({text}"));
         }
     }
 }

@@ -46,8 +46,9 @@ mod tests {
             SpaceSpec {
                 name: "test-space".into(),
                 cells: ["normal", "reduce"].map(|n| CellSpec::complete(n, 2, &["a", "b"])).to_vec(),
-                skeleton: Skeleton { channels: 4, cells: 3, stem_multiplier: 3 },
+                skeleton: Skeleton::TwoInputs { channels: 4, cells: 3, stem_multiplier: 3 },
                 grammar: Grammar::TwoInputsANode,
+                operation_options: std::collections::BTreeMap::new(),
             }
         }
     }
@@ -82,7 +83,7 @@ mod tests {
             }
             let plugin = |p: &Option<config::PluginConfig>| p.as_ref().map(|p| p.plugin.clone());
             assert_eq!(plugin(&method.relaxation).as_deref(), Some("softmax"));
-            assert_eq!(plugin(&method.selection).as_deref(), Some("darts-top2"));
+            assert_eq!(plugin(&method.selection).as_deref(), Some("magnitude"));
             let transfer = plugin(&method.transfer_loss);
             match name {
                 "darts-1st" => assert_eq!(method.optimizer.options["order"], 1),

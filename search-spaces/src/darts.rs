@@ -72,12 +72,13 @@ impl SearchSpace for Darts {
             cells: ["normal", "reduce"]
                 .map(|name| CellSpec::complete(name, NODES, &PRIMITIVES))
                 .to_vec(),
-            skeleton: Skeleton {
+            skeleton: Skeleton::TwoInputs {
                 channels: self.options.channels,
                 cells: self.options.cells,
                 stem_multiplier: 3,
             },
             grammar: Grammar::TwoInputsANode,
+            operation_options: std::collections::BTreeMap::new(),
         }
     }
 }

@@ -204,7 +204,10 @@ impl<const BUG: usize> Selection for Wrong<BUG> {
                 let operation = e.operations[0].clone();
                 GenotypeEdge { operation, from: e.from, to: e.to }
             });
-            Ok((c.name.clone(), GenotypeCell { edges: edges.collect(), concat: c.concat() }))
+            Ok((
+                c.name.clone(),
+                GenotypeCell { inputs: c.inputs, edges: edges.collect(), concat: c.concat() },
+            ))
         });
         Ok(Genotype::new(cells.collect::<Result<Vec<_>>>()?))
     }
@@ -239,8 +242,9 @@ impl<const BUG: usize> SearchSpace for Wrong<BUG> {
         SpaceSpec {
             name: "wrong".into(),
             cells: vec![cell("normal"), cell("reduce")],
-            skeleton: Skeleton { channels: 2, cells: 2, stem_multiplier: 1 },
+            skeleton: Skeleton::TwoInputs { channels: 2, cells: 2, stem_multiplier: 1 },
             grammar: Grammar::TwoInputsANode,
+            operation_options: std::collections::BTreeMap::new(),
         }
     }
 }

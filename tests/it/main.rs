@@ -6,6 +6,7 @@ mod config_errors;
 mod conformance;
 mod hypergradient;
 mod invariants;
+mod nas_bench_201;
 mod network;
 mod plugins;
 mod tetlo;

@@ -7,7 +7,7 @@ use crate::draw as drawing;
 use crate::exit::Exit;
 use anyhow::Result;
 
-/// Writes an SVG, Graphviz text, or prints the Python form.
+/// Writes an SVG, Graphviz text, or prints the form of the space's authors.
 pub(crate) fn draw(arguments: &DrawArgs) -> Result<Exit> {
     let genotype = genotype(&arguments.genotype)?;
     if let Some(path) = &arguments.svg {

@@ -183,7 +183,7 @@ pub(crate) fn genotype(text: &str) -> Result<Genotype> {
         let content = store::read_text(&path)?;
         return Genotype::parse(&content).with_context(|| format!("in {}", path.display()));
     }
-    if text.contains('(') || text.contains('{') {
+    if text.contains(['(', '{', '|']) {
         return Ok(Genotype::parse(text)?);
     }
     bail!(Usage(format!("`{text}` is neither a file, a run's directory nor a genotype")))

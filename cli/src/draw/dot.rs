@@ -1,6 +1,6 @@
 //! Genotypes as Graphviz DOT text.
 
-use super::{Family, state_label};
+use super::{Family, StateName};
 use std::fmt::Write as _;
 use tetlo_core::genotype::Genotype;
 
@@ -14,9 +14,12 @@ pub fn dot(genotype: &Genotype) -> String {
     for (i, (name, cell)) in genotype.cells().enumerate() {
         let _ = write!(out, "  subgraph cluster_{i} {{\n    label={};\n", quoted(name));
         let states = cell.edges.iter().flat_map(|e| [e.from, e.to]).chain(cell.concat.clone());
-        let states = states.max().unwrap_or(1).max(1) + 1;
+        let states = states.max().unwrap_or(0).max(cell.inputs - 1) + 1;
         for state in 0..states {
-            let label = quoted(&state_label(state));
+            let label = match StateName::of(state, cell.inputs) {
+                StateName::Input(before) => quoted(&format!("c_{{k-{before}}}")),
+                StateName::Node(node) => quoted(&node.to_string()),
+            };
             let _ = writeln!(out, "    s{i}_{state} [label={label}];");
         }
         let _ = writeln!(out, "    out{i} [label=\"c_{{k}}\"];");
@@ -74,5 +77,20 @@ mod tests {
             assert!(dot.contains(line), "{line} is not in\n{dot}");
         }
         assert_eq!(dot.matches('{').count(), dot.matches('}').count());
+    }
+
+    #[test]
+    fn a_cell_with_one_input() {
+        let dot = dot(&Genotype::parse("|nor_conv_3x3~0|+|none~0|skip_connect~1|").unwrap());
+        for line in [
+            "label=\"cell\";",
+            "s0_0 [label=\"c_{k-1}\"];",
+            "s0_1 [label=\"1\"];",
+            "s0_1 -> s0_2 [label=\"skip_connect\", color=\"#23844f\"];",
+            "s0_2 -> out0 [style=dashed, color=\"#888888\"];",
+        ] {
+            assert!(dot.contains(line), "{line} is not in\n{dot}");
+        }
+        assert!(!dot.contains("s0_1 -> out0"));
     }
 }

@@ -89,7 +89,7 @@ struct Column {
     right: f64,
 }
 
-/// Places a cell with two inputs.
+/// Places a cell.
 pub(super) fn layout(cell: &GenotypeCell) -> Layout {
     let depth = depths(cell);
     let last = depth.iter().max().map_or(1, |d| d + 1);
@@ -104,9 +104,9 @@ pub(super) fn layout(cell: &GenotypeCell) -> Layout {
 /// The column of each state: one after its latest input.
 fn depths(cell: &GenotypeCell) -> Vec<usize> {
     let states = cell.edges.iter().map(|e| e.to).chain(cell.concat.iter().copied());
-    let states = states.max().unwrap_or(0).max(1) + 1;
+    let states = states.max().unwrap_or(0).max(cell.inputs - 1) + 1;
     let mut depth = vec![0; states];
-    for state in 2..states {
+    for state in cell.inputs..states {
         // Edges come from lower states, so theirs are known.
         depth[state] = 1 + cell.into_state(state).map(|e| depth[e.from]).max().unwrap_or(0);
     }
@@ -327,6 +327,11 @@ mod tests {
             ),
             cell("", "[0, 1]"),
             cell("('a', 0), ('b', 0)", "[]"),
+            Genotype::parse("|nor_conv_3x3~0|+|none~0|a~1|+|skip_connect~0|none~1|avg_pool_3x3~2|")
+                .unwrap()
+                .cell("cell")
+                .unwrap()
+                .clone(),
         ]
     }
 
@@ -339,7 +344,7 @@ mod tests {
             .map(|b| (b.left, b.y - BOX_HEIGHT / 2.0, b.left + b.width, b.y + BOX_HEIGHT / 2.0));
         let states = layout.states.iter().enumerate();
         boxes
-            .chain(states.map(|(i, s)| around(*s, if i < 2 { TERMINAL } else { NODE })))
+            .chain(states.map(|(i, s)| around(*s, if i < cell.inputs { TERMINAL } else { NODE })))
             .chain([around(layout.output, TERMINAL)])
             .inspect(|l| {
                 assert!(l.0 >= 0.0 && l.1 >= 0.0, "{cell:?} {l:?}");

@@ -9,12 +9,28 @@ mod svg;
 pub use dot::dot;
 pub use family::Family;
 pub use svg::{cell_svg, svg};
+use tetlo_core::space::SINGLE_CELL;
 
-/// The label of a state in plain text: the inputs `c_{k-2}` and `c_{k-1}`, then the nodes 0, 1 …
-fn state_label(state: usize) -> String {
-    match state {
-        0 => "c_{k-2}".into(),
-        1 => "c_{k-1}".into(),
-        node => (node - 2).to_string(),
+/// A state as the field calls it.
+enum StateName {
+    /// An input: the output of the cell this many before.
+    Input(usize),
+    /// A node. Those of a cell with two inputs count from 0, those of one with a single input from
+    /// 1, where the input is node 0.
+    Node(usize),
+}
+
+impl StateName {
+    fn of(state: usize, inputs: usize) -> Self {
+        match (state < inputs, inputs) {
+            (true, _) => Self::Input(inputs - state),
+            (false, 1) => Self::Node(state),
+            (false, _) => Self::Node(state - inputs),
+        }
     }
+}
+
+/// The title of a cell of this name.
+pub fn title(name: &str) -> String {
+    if name == SINGLE_CELL { name.to_owned() } else { format!("{name} cell") }
 }

@@ -3,8 +3,8 @@
 //! Presentation attributes give the colours of white paper, understood by every viewer; the
 //! classes let a page override them (the report does, for dark screens).
 
-use super::Family;
 use super::layout::{BOX_HEIGHT, Layout, NODE, Point, TERMINAL, layout};
+use super::{Family, StateName, title};
 use crate::report::text::escape;
 use std::fmt::Write as _;
 use tetlo_core::genotype::{Genotype, GenotypeCell};
@@ -27,9 +27,9 @@ pub fn svg(genotype: &Genotype) -> String {
     for (name, cell, layout) in &cells {
         let _ = write!(
             out,
-            r##"<text class="title" x="{:.1}" y="18" fill="#1b1b1b" font-size="14" font-weight="600">{} cell</text>"##,
+            r##"<text class="title" x="{:.1}" y="18" fill="#1b1b1b" font-size="14" font-weight="600">{}</text>"##,
             x + 10.0,
-            escape(name)
+            escape(&title(name))
         );
         let y = TITLE + (height - TITLE - layout.height) / 2.0;
         let _ = write!(out, r#"<g transform="translate({x:.1} {y:.1})">"#);
@@ -41,10 +41,10 @@ pub fn svg(genotype: &Genotype) -> String {
     out
 }
 
-/// One cell, without background and name, for pages that bring their own.
-pub fn cell_svg(name: &str, cell: &GenotypeCell) -> String {
+/// One cell, without background and name, for pages that bring their own; `label` describes it.
+pub fn cell_svg(label: &str, cell: &GenotypeCell) -> String {
     let layout = layout(cell);
-    let mut out = open(layout.width, layout.height, &format!("{name} cell"));
+    let mut out = open(layout.width, layout.height, label);
     draw(&mut out, cell, &layout);
     out.push_str("</svg>");
     out
@@ -99,16 +99,15 @@ fn draw(out: &mut String, cell: &GenotypeCell, layout: &Layout) {
         );
     }
     for (state, at) in layout.states.iter().enumerate() {
-        match state {
-            0 => terminal(out, *at, "k\u{2212}2"),
-            1 => terminal(out, *at, "k\u{2212}1"),
-            node => {
+        match StateName::of(state, cell.inputs) {
+            StateName::Input(before) => terminal(out, *at, &format!("k\u{2212}{before}")),
+            StateName::Node(node) => {
                 let (x, y) = *at;
                 let _ = write!(
                     out,
                     r##"<g class="node"><circle cx="{x:.1}" cy="{y:.1}" r="{NODE}" fill="#ffffff" stroke="#3a3f47" stroke-width="1.3"/><text x="{x:.1}" y="{:.1}" fill="#1b1b1b" font-size="12" text-anchor="middle">{}</text></g>"##,
                     y + 4.2,
-                    node - 2
+                    node
                 );
             }
         }

@@ -10,7 +10,7 @@ use super::text::{
     bytes, capital, count, escape, list, mean_std, metric, p_value, plural, seconds, short, signed,
     skips, value,
 };
-use crate::draw::cell_svg;
+use crate::draw::{cell_svg, title};
 use std::fmt::Write as _;
 use tetlo_engine::summary::{Outcome, TestSummary};
 
@@ -141,7 +141,7 @@ fn results(out: &mut String, report: &Report, task: &str) {
          <th scope=\"col\" class=\"num\">n<small>seeds</small></th>\
          <th scope=\"col\" class=\"num\">Parameters</th>\
          <th scope=\"col\" class=\"num\">Multiply-adds<small>an image</small></th>\
-         <th scope=\"col\" class=\"num\">Skips<small>normal cell</small></th>\
+         <th scope=\"col\" class=\"num\">Skips<small>normal or only cell</small></th>\
          <th scope=\"col\" class=\"num\">Search<small>seconds</small></th>\
          <th scope=\"col\" class=\"num\">Retrain<small>seconds</small></th>\
          <th scope=\"col\" class=\"num\">Memory<small>peak</small></th></tr></thead>\n<tbody>\n",
@@ -332,11 +332,11 @@ fn architecture(out: &mut String, record: &TrialRecord) {
         name.seed
     );
     for (cell_name, cell) in genotype.cells() {
-        let title = escape(cell_name);
-        let label = format!("{}, seed {}: {cell_name}", name.method, name.seed);
+        let label = format!("{}, seed {}: {}", name.method, name.seed, title(cell_name));
         let _ = write!(
             out,
-            "<div class=\"one\"><div class=\"cell-name\">{title}</div><div class=\"scroll\">{}</div></div>",
+            "<div class=\"one\"><div class=\"cell-name\">{}</div><div class=\"scroll\">{}</div></div>",
+            escape(cell_name),
             cell_svg(&label, cell)
         );
     }

@@ -1,6 +1,6 @@
 //! Counting correct answers.
 
-use crate::loader::Loader;
+use crate::loader::{Loader, prefetched};
 use candle_core::Tensor;
 use tetlo_core::Result;
 use tetlo_core::network::{Network, Pass};
@@ -36,10 +36,14 @@ pub fn accuracy(
     };
     let epoch = loader.in_order();
     let mut hits = 0;
-    for i in 0..epoch.len() {
-        let batch = epoch.batch(i)?;
-        let output = network.forward(weights, architecture, &batch.images, &pass)?;
-        hits += correct(&output.logits, &batch.labels)?;
-    }
+    prefetched(
+        epoch.len(),
+        |i| epoch.batch(i),
+        |_, batch| {
+            let output = network.forward(weights, architecture, &batch.images, &pass)?;
+            hits += correct(&output.logits, &batch.labels)?;
+            Ok(())
+        },
+    )?;
     Ok(hits as f64 / loader.len().max(1) as f64)
 }

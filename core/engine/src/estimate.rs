@@ -39,6 +39,8 @@ const PASS: f64 = 3.0;
 const SAMPLES: usize = 8;
 /// The program, its libraries, stacks and small things.
 const PROCESS: usize = 14 << 20;
+/// Batches in memory: of three splits, one in use, one waiting and one being made.
+const BATCHES: usize = 9;
 /// Tensors of the size of the exports in a training step: the operation's output, its parts, and the
 /// gradients of both, which candle pads and adds.
 const EXPORT_COPIES: usize = 5;
@@ -65,7 +67,7 @@ fn training(network: &dyn Network, batch: usize) -> usize {
     lasting(network, batch, 1, LASTING) + passing(network, batch)
 }
 
-/// What every phase needs: the data, a batch of each split, the process.
+/// What every phase needs: the data, batches, the process.
 fn base(data: &Data, batch: usize) -> usize {
     let of = |images: &Images| {
         let pixel = match images.pixels {
@@ -74,7 +76,8 @@ fn base(data: &Data, batch: usize) -> usize {
         };
         images.pixels.len() * pixel + 4 * images.labels.len()
     };
-    of(&data.train) + of(&data.test) + 4 * 4 * batch * data.train.image_len() + PROCESS
+    let batches = 4 * BATCHES * batch * data.train.image_len();
+    of(&data.train) + of(&data.test) + batches + PROCESS
 }
 
 /// Memory and multiply-adds of an image of the derived network that a protocol asks for: the mean

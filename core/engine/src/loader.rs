@@ -165,6 +165,31 @@ impl Epoch<'_> {
     }
 }
 
+/// Calls `work` with `make(0)`, `make(1)` …: the next item is made on a thread of its own meanwhile,
+/// so that reading and augmenting images is off the critical path.
+///
+/// # Errors
+/// The first one of `make` or `work`; nothing is called after it.
+pub fn prefetched<T: Send>(
+    count: usize,
+    make: impl Fn(usize) -> Result<T> + Send,
+    mut work: impl FnMut(usize, T) -> Result<()>,
+) -> Result<()> {
+    std::thread::scope(|scope| {
+        let (send, receive) = std::sync::mpsc::sync_channel(1);
+        let maker = scope.spawn(move || {
+            // Sending fails when the receiver has gone: after an error of `work`.
+            (0..count).try_for_each(|i| send.send(make(i)).ok());
+        });
+        let worked = receive.iter().enumerate().try_for_each(|(i, item)| work(i, item?));
+        drop(receive);
+        match maker.join() {
+            Ok(()) => worked,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
+}
+
 /// Where an augmented image comes from.
 #[derive(Debug, Clone, Copy)]
 struct Placement {
@@ -259,6 +284,31 @@ mod tests {
         assert_eq!(nine.shuffled(0).len(), 2);
         assert_eq!(nine.in_order().len(), 3);
         Ok(())
+    }
+
+    #[test]
+    fn prefetching_keeps_the_order_and_stops_at_errors() -> Result<()> {
+        let mut seen = vec![];
+        prefetched(5, Ok, |i, item| {
+            seen.push((i, item));
+            Ok(())
+        })?;
+        assert_eq!(seen, (0..5).map(|i| (i, i)).collect::<Vec<_>>());
+        let failing = |at: usize| {
+            move |i: usize| if i == at { Err(Error::Invalid(format!("at {i}"))) } else { Ok(i) }
+        };
+        for (made, worked) in [(2, 9), (9, 2)] {
+            let (make, work) = (failing(made), failing(worked));
+            let mut done = 0;
+            let result = prefetched(5, make, |i, _| {
+                work(i)?;
+                done += 1;
+                Ok(())
+            });
+            assert_eq!(result.err().map(|e| e.to_string()), Some("at 2".to_owned()));
+            assert_eq!(done, 2);
+        }
+        prefetched(0, Ok, |_, _| Err(Error::Invalid("no items".into())))
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use crate::accuracy::{accuracy, correct};
 use crate::loader::Loader;
 use crate::record::{Observer, event};
-use candle_core::Tensor;
+use candle_core::{DType, Device, Tensor};
 use std::cell::Cell;
 use std::sync::Arc;
 use tetlo_core::config::{MethodConfig, PluginConfig, SearchConfig};
@@ -123,6 +123,12 @@ impl Method {
             method.groups.push(group);
             method.networks.push(network);
         }
+        // A rule that does not fit the space says so before the search, not after it.
+        let architecture = method.networks[0].architecture();
+        let zeros = Tensor::zeros(architecture.len(), DType::F32, &Device::Cpu)?;
+        let zeros = ArchValues::from_flat(architecture, &zeros)?;
+        let name = config.selection.as_ref().map_or("", |s| &s.plugin);
+        method.selection.select(&method.space, &zeros).map_err(|e| e.in_plugin(name))?;
         Ok(method)
     }
 

@@ -1,7 +1,7 @@
 //! Training a derived network from scratch and testing it once (METHODS.md §3, retrain).
 
 use crate::accuracy::accuracy;
-use crate::loader::{Augmentation, Loader};
+use crate::loader::{Augmentation, Loader, prefetched};
 use crate::record::{Observer, event};
 use crate::training::Trainee;
 use candle_core::Tensor;
@@ -65,8 +65,8 @@ pub fn derived_network_of(
 ) -> Result<KernelNetwork> {
     let or = |value: usize, default: usize| if value == 0 { default } else { value };
     let size = DerivedSize {
-        channels: or(protocol.channels, space.skeleton.channels),
-        cells: or(protocol.cells, space.skeleton.cells),
+        channels: or(protocol.channels, space.skeleton.channels()),
+        cells: or(protocol.cells, space.skeleton.cells()),
         auxiliary_head: protocol.auxiliary_weight > 0.0,
     };
     space.derived(genotype, image, classes, size)
@@ -107,23 +107,27 @@ pub fn train(
         let drop_path = p.drop_path * epoch as f64 / p.epochs as f64;
         let batches = loader.shuffled(epoch);
         let (mut sum, mut hits, mut images) = (0.0, 0, 0);
-        for i in 0..batches.len() {
-            let step = epoch * steps + i;
-            let batch = batches.batch(i)?;
-            let pass = Pass::train(key.step(step)).with_drop_path(drop_path);
-            let done = trainee.step(&network, &batch, &pass, inner, p)?;
-            if !done.loss.is_finite() || !done.gradient_norm.is_finite() {
-                return Err(Error::NotFinite {
-                    what: "training loss".into(),
-                    level: run.phase.to_owned(),
-                    step,
-                });
-            }
-            sum += done.loss * batch.labels.len() as f64;
-            hits += done.correct;
-            images += batch.labels.len();
-            observer.step();
-        }
+        prefetched(
+            batches.len(),
+            |i| batches.batch(i),
+            |i, batch| {
+                let step = epoch * steps + i;
+                let pass = Pass::train(key.step(step)).with_drop_path(drop_path);
+                let done = trainee.step(&network, &batch, &pass, inner, p)?;
+                if !done.loss.is_finite() || !done.gradient_norm.is_finite() {
+                    return Err(Error::NotFinite {
+                        what: "training loss".into(),
+                        level: run.phase.to_owned(),
+                        step,
+                    });
+                }
+                sum += done.loss * batch.labels.len() as f64;
+                hits += done.correct;
+                images += batch.labels.len();
+                observer.step();
+                Ok(())
+            },
+        )?;
         let n = images.max(1) as f64;
         let (loss, accuracy) = (sum / n, hits as f64 / n);
         let step = (epoch + 1) * steps;

@@ -1,6 +1,6 @@
 //! The loop over epochs of one differentiable search (METHODS.md §1.3, §3).
 
-use crate::loader::{Augmentation, Epoch, Loader};
+use crate::loader::{Augmentation, Epoch, Loader, prefetched};
 use crate::method::{Method, SearchState, Training};
 use crate::record::{Observer, event};
 use candle_core::Tensor;
@@ -143,18 +143,22 @@ pub fn search(method: &Method, data: &Data, observer: &mut dyn Observer) -> Resu
     for epoch in 0..epochs {
         let source = splits.epoch(epoch);
         let mut figures = vec![EpochFigures::default(); method.networks.len()];
-        for i in 0..steps {
-            let at = Progress { epoch, epochs, step: epoch * steps + i };
-            let batches = source.batches(i)?;
-            let outcome = method.step(&mut state, &batches, at, observer)?;
-            for (sum, step) in figures.iter_mut().zip(&outcome.training) {
-                sum.add(*step);
-            }
-            if i + 1 == steps {
-                method.record_transfer(&state, &batches, at, observer)?;
-            }
-            observer.step();
-        }
+        prefetched(
+            steps,
+            |i| source.batches(i),
+            |i, batches| {
+                let at = Progress { epoch, epochs, step: epoch * steps + i };
+                let outcome = method.step(&mut state, &batches, at, observer)?;
+                for (sum, step) in figures.iter_mut().zip(&outcome.training) {
+                    sum.add(*step);
+                }
+                if i + 1 == steps {
+                    method.record_transfer(&state, &batches, at, observer)?;
+                }
+                observer.step();
+                Ok(())
+            },
+        )?;
         let val_accuracy = method.validate(&state, &splits.plain)?;
         best_val_accuracy = best_val_accuracy.max(val_accuracy);
         let genotype = method.genotype(&state)?;

@@ -5,8 +5,8 @@ use tetlo_core::genotype::Genotype;
 use tetlo_core::kinds::Trace;
 use tetlo_core::{Error, Result};
 
-/// Reads a recorded search: `genotype_per_epoch` (`{"normal": [[op, input], …], "reduce": …}`), and,
-/// where computed, `hessian_epoch` and `hessian_lambda_max`.
+/// Reads a recorded search: `genotype_per_epoch` (`{"normal": [[op, input], …], "reduce": …}`, or
+/// `{"arch": "|…|"}`), and, where computed, `hessian_epoch` and `hessian_lambda_max`.
 ///
 /// # Errors
 /// A field is missing or of another form.
@@ -19,7 +19,9 @@ pub fn from_json(value: &Value) -> Result<Trace> {
     let mut genotypes = Vec::with_capacity(list.len());
     for genotype in list {
         let mut genotype = genotype.clone();
-        if let Some(object) = genotype.as_object_mut() {
+        if let Some(object) = genotype.as_object_mut()
+            && !object.contains_key("arch")
+        {
             for cell in ["normal", "reduce"] {
                 let nodes = object.get(cell).and_then(Value::as_array).map_or(0, |l| l.len() / 2);
                 let concat: Vec<usize> = (2..nodes + 2).collect();

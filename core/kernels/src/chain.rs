@@ -5,8 +5,17 @@ use crate::graph::{Affine, Primitive, Shape};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Chain {
-    Identity { relu: bool },
-    Pool { max: bool, stride: usize, norm: Option<Norm>, channels: usize },
+    Identity {
+        relu: bool,
+    },
+    /// A window of side 1 is the state itself, to be normalised.
+    Pool {
+        max: bool,
+        size: usize,
+        stride: usize,
+        norm: Option<Norm>,
+        channels: usize,
+    },
     Convs(Vec<Stage>),
 }
 
@@ -66,6 +75,21 @@ impl Conv {
 }
 
 impl Stage {
+    /// Whether Winograd's transform pays: enough channels and tiles to make up for it.
+    pub(crate) fn winograd(&self) -> bool {
+        let (ci, h, w) = self.input;
+        matches!(self.conv, Conv::Dense { kernel: 3, stride: 1, .. })
+            && ci.min(self.output.0) >= 12
+            && h.min(w) >= 6
+    }
+
+    /// How far beyond a pixel of the image its reads go. Winograd's tiles are two pixels wide, so the
+    /// last one of an odd size reads a pixel more.
+    pub(crate) fn reach(&self) -> usize {
+        let odd = self.input.1 % 2 + self.input.2 % 2 > 0;
+        self.conv.reach() + usize::from(self.winograd() && odd)
+    }
+
     /// The weights it uses, as (offset, length).
     pub(crate) fn weights(&self) -> Vec<(usize, usize)> {
         let (ci, co) = (self.input.0, self.output.0);
@@ -115,10 +139,29 @@ impl Chain {
         match primitives {
             [] => single("the identity").map(|()| Self::Identity { relu: false }),
             [Primitive::Relu] => single("a rectifier").map(|()| Self::Identity { relu: true }),
-            [pool @ (Primitive::MaxPool { stride } | Primitive::AvgPool { stride }), rest @ ..] => {
+            [Primitive::BatchNorm { affine, statistics }] => {
+                single("a normalisation")?;
+                let norm = Some(Norm { affine: *affine, statistics: *statistics });
+                Ok(Self::Pool { max: false, size: 1, stride: 1, norm, channels: input.0 })
+            }
+            [
+                pool
+                @ (Primitive::MaxPool { .. } | Primitive::AvgPool { .. } | Primitive::AvgPool2),
+                rest @ ..,
+            ] => {
                 single("a pool")?;
-                if !(1..=2).contains(stride) {
+                let (size, stride) = match *pool {
+                    Primitive::MaxPool { stride } | Primitive::AvgPool { stride } => (3, stride),
+                    _ => (2, 2),
+                };
+                if !(1..=2).contains(&stride) {
                     return Err(fail(format!("stride {stride}: only 1 and 2 are supported")));
+                }
+                if size == 2 && !(input.1.is_multiple_of(2) && input.2.is_multiple_of(2)) {
+                    return Err(fail(format!(
+                        "AvgPool2 needs an even height and width, but they are {} and {}",
+                        input.1, input.2
+                    )));
                 }
                 let max = matches!(pool, Primitive::MaxPool { .. });
                 let norm = match rest {
@@ -128,7 +171,7 @@ impl Chain {
                     }
                     _ => return Err(fail("only a BatchNorm may follow a pool".into())),
                 };
-                Ok(Self::Pool { max, stride: *stride, norm, channels: input.0 })
+                Ok(Self::Pool { max, size, stride, norm, channels: input.0 })
             }
             _ => stages(primitives, input).map(Self::Convs).map_err(fail),
         }
@@ -195,6 +238,7 @@ fn names(primitives: &[Primitive]) -> String {
         Primitive::FactorizedReduce { out, .. } => format!("FactorizedReduce to {out}"),
         Primitive::MaxPool { stride } => format!("MaxPool stride {stride}"),
         Primitive::AvgPool { stride } => format!("AvgPool stride {stride}"),
+        Primitive::AvgPool2 => "AvgPool2".to_owned(),
         Primitive::BatchNorm { affine: Some(_), .. } => "BatchNorm affine".to_owned(),
         Primitive::BatchNorm { .. } => "BatchNorm".to_owned(),
     };
@@ -255,8 +299,8 @@ fn convolution(
         [] => return Err("a Relu at the end must be alone".into()),
         _ => {
             return Err("expected a convolution here: the supported chains are (Relu?, Depthwise + Pointwise | \
-                        Pointwise | Dense | FactorizedReduce, BatchNorm?) repeated, (MaxPool | AvgPool, BatchNorm?), \
-                        Relu alone, or nothing"
+                        Pointwise | Dense | FactorizedReduce, BatchNorm?) repeated, (MaxPool | AvgPool | AvgPool2, \
+                        BatchNorm?), BatchNorm alone, Relu alone, or nothing"
                 .into());
         }
     };

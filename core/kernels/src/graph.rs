@@ -98,6 +98,8 @@ pub enum Primitive {
         /// Step between outputs.
         stride: usize,
     },
+    /// Mean of each 2x2 square, stride 2. Height and width must be even.
+    AvgPool2,
     /// `(z - mean) / sqrt(variance + 1e-5)`, then `gamma * y + beta` if affine.
     BatchNorm {
         /// Trainable scale and shift.

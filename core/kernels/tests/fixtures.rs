@@ -12,7 +12,7 @@ use tetlo_kernels::{Export, Graph, GraphBuilder, Network, Primitive, Term, Weigh
 
 /// The same chain as in the script, on `c` channels, with its parameters in the same order.
 fn chain(name: &str, p: &mut Places, c: usize) -> Vec<Primitive> {
-    use Primitive::{AvgPool, MaxPool, Relu};
+    use Primitive::{AvgPool, AvgPool2, MaxPool, Relu};
     // The script makes a convolution's parameters before those of its norm, as these vectors do.
     let separable = |p: &mut Places, kernel, stride| {
         let mut chain = Vec::new();
@@ -41,6 +41,8 @@ fn chain(name: &str, p: &mut Places, c: usize) -> Vec<Primitive> {
         "max-pool-bn" => vec![MaxPool { stride: 1 }, p.norm(c)],
         "max-pool-stride-2" => vec![MaxPool { stride: 2 }],
         "avg-pool" => vec![AvgPool { stride: 1 }],
+        "avg-pool-2" => vec![AvgPool2],
+        "bn" => vec![affine(p, c)],
         "avg-pool-bn-stride-2" => vec![AvgPool { stride: 2 }, affine(p, c)],
         "conv-3x3-bn" => vec![p.dense(c, 18, 3, 1), affine(p, 18)],
         "residual-stride-2" => {
@@ -93,7 +95,7 @@ fn pytorch() {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/kernels");
     let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|f| f.unwrap().path()).collect();
     files.sort();
-    assert_eq!(files.len(), 18);
+    assert_eq!(files.len(), 21);
     for file in files {
         let stem = file.file_stem().unwrap().to_str().unwrap().to_owned();
         let (name, evaluate) = match stem.strip_suffix("-eval") {
@@ -105,7 +107,7 @@ fn pytorch() {
         let (weights, ops) = (fixture.values("weights"), fixture.values("ops"));
         let (statistics, gradient) = (fixture.values("statistics"), fixture.values("gradient"));
         let channels = match name {
-            "relu-conv-bn" => 17,
+            "relu-conv-bn" | "bn" => 17,
             "residual-stride-2" | "shortcut" => 4,
             _ => 3,
         };

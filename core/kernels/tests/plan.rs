@@ -7,7 +7,7 @@ use common::{
     Data, KINDS, Places, Random, chain, differences, expect, random_graph, run, single_precision,
 };
 use proptest::prelude::*;
-use tetlo_kernels::{Export, Graph, GraphBuilder, Network, Term, Weight, simd_paths};
+use tetlo_kernels::{Export, Graph, GraphBuilder, Network, Primitive, Term, Weight, simd_paths};
 
 /// Single precision. Where batch norms of few values amplify rounding, 100 times the error of plain
 /// `f32` loops.
@@ -70,6 +70,37 @@ fn every_chain() {
                 let data = Data::random(&graph, &mut r, 3);
                 check(&graph, &data, &format!("{from}x{h}x{w} {primitives:?}"));
             }
+        }
+    }
+}
+
+/// Dense 3x3 convolutions that are large enough for Winograd's transform: odd sizes, unused lanes,
+/// more tiles than a band, concatenated inputs, a gradient that is added to.
+#[test]
+fn dense_convolutions() {
+    for (from, out) in [(12, 12), (16, 16), (17, 30), (40, 20), (16, 64)] {
+        for (h, w) in [(6, 6), (7, 6), (6, 9), (13, 11), (8, 34)] {
+            let mut r = Random::new((from * out + h * w) as u64);
+            let mut p = Places { affine: w % 2 == 0, ..Places::default() };
+            let mut b = GraphBuilder::new(3, h, w);
+            let images = b.input();
+            let one = |input, chain| Term { input, chain, weight: Weight::One };
+            let below = [from - 5, 5].map(|channels| {
+                b.state(vec![one(vec![images], vec![p.dense(3, channels, 3, 1)])]).unwrap()
+            });
+            let joined = vec![
+                p.dense(from, out, 3, 1),
+                p.norm(out),
+                Primitive::Relu,
+                p.dense(out, out, 3, 1),
+            ];
+            let other = vec![p.dense(from, out, 3, 1), p.norm(out)];
+            let terms = [joined, other].map(|chain| one(below.to_vec(), chain));
+            let state = b.state(terms.to_vec()).unwrap();
+            b.export(Export::Map { states: vec![state], relu: false });
+            let graph = b.finish().unwrap();
+            let data = Data::random(&graph, &mut r, 3);
+            check(&graph, &data, &format!("{from} to {out} channels, {h}x{w}"));
         }
     }
 }

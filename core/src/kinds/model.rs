@@ -95,7 +95,7 @@ pub struct RetrainProtocol {
     pub batch_size: usize,
     /// Initial channels C; 0: those of the search.
     pub channels: usize,
-    /// Number of cells; 0: that of the search.
+    /// Number of cells (of each stage where the space has stages); 0: that of the search.
     pub cells: usize,
     /// Learning rate at the start; it falls as a cosine.
     pub learning_rate: f64,
@@ -109,7 +109,7 @@ pub struct RetrainProtocol {
     pub gradient_clip: f64,
     /// Drop-path probability in the last epoch, in [0, 1); it grows linearly from 0.
     pub drop_path: f64,
-    /// Weight of the auxiliary head's loss; 0: no auxiliary head. The head pools its map to 2 × 2:
+    /// Weight of the auxiliary head's loss; 0: no auxiliary head (NAS-Bench-201's protocol has none). The head pools its map to 2 × 2:
     /// as the authors' on 8 × 8 maps, with a window of side − 3 on others (our choice).
     pub auxiliary_weight: f64,
     /// Side of the cut-out square in pixels; 0: none.

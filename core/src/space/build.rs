@@ -6,6 +6,7 @@ use super::head::AuxiliaryHead;
 use super::lower::NetworkBuilder;
 use super::model::{KernelNetwork, MASK_STRIDE, Top};
 use super::recipe::{Recipe, Site, Step};
+use super::skeleton::Skeleton;
 use super::spec::SpaceSpec;
 use crate::genotype::{Genotype, GenotypeCell};
 use crate::kinds::{Operation, Relaxation};
@@ -22,31 +23,34 @@ use tetlo_kernels::{StateId, Weight};
 pub struct DerivedSize {
     /// Initial channels.
     pub channels: usize,
-    /// Number of cells.
+    /// Number of cells (of each stage where there are stages).
     pub cells: usize,
     /// With the auxiliary head?
     pub auxiliary_head: bool,
 }
 
 /// The operations that a space names, built once.
-#[derive(Debug, Default)]
-struct Operations(BTreeMap<String, Box<dyn Operation>>);
+#[derive(Debug)]
+struct Operations<'a> {
+    options: &'a BTreeMap<String, serde_json::Value>,
+    built: BTreeMap<String, Box<dyn Operation>>,
+}
 
-impl Operations {
+impl Operations<'_> {
     fn recipe(&mut self, name: &str, site: Site) -> Result<Recipe> {
-        if !self.0.contains_key(name) {
-            let built = registry::build::<dyn Operation>(name, &serde_json::Value::Null)?;
-            self.0.insert(name.to_owned(), built);
+        if !self.built.contains_key(name) {
+            let options = self.options.get(name).unwrap_or(&serde_json::Value::Null);
+            self.built.insert(name.to_owned(), registry::build::<dyn Operation>(name, options)?);
         }
-        Ok(self.0[name].recipe(site))
+        Ok(self.built[name].recipe(site))
     }
 }
 
-/// The stack of cells both networks share: stem, preprocessing, reductions.
+/// The stack of cells both networks share: stem, preprocessing, reductions, residual blocks.
 struct Stack<'a> {
     spec: &'a SpaceSpec,
     builder: NetworkBuilder,
-    operations: Operations,
+    operations: Operations<'a>,
     affine: bool,
     /// Outputs of the cell before the last and of the last, as lists of states to concatenate.
     before: Vec<StateId>,
@@ -59,7 +63,7 @@ impl<'a> Stack<'a> {
     fn new(spec: &'a SpaceSpec, image: ImageShape, channels: usize, affine: bool) -> Result<Self> {
         let mut builder = NetworkBuilder::new((image.channels, image.height, image.width));
         let input = builder.graph.input();
-        let out = spec.skeleton.stem_multiplier * channels;
+        let out = spec.skeleton.stem(channels);
         let stem = builder.chain(
             "stem",
             vec![
@@ -71,7 +75,7 @@ impl<'a> Stack<'a> {
         Ok(Self {
             spec,
             builder,
-            operations: Operations::default(),
+            operations: Operations { options: &spec.operation_options, built: BTreeMap::new() },
             affine,
             before: vec![stem],
             last: vec![stem],
@@ -80,8 +84,11 @@ impl<'a> Stack<'a> {
         })
     }
 
-    /// The two inputs of cell `i`, brought to its channels and resolution.
-    fn inputs(&mut self, i: usize) -> Result<[StateId; 2]> {
+    /// The inputs of cell `i`, brought to its channels and resolution.
+    fn inputs(&mut self, i: usize) -> Result<Vec<StateId>> {
+        if self.spec.skeleton.inputs() == 1 {
+            return Ok(self.last.clone());
+        }
         let (c, affine) = (self.channels, self.affine);
         let before = self.before.clone();
         let name = format!("cells.{i}.preprocess0");
@@ -94,7 +101,41 @@ impl<'a> Stack<'a> {
         let last = self.last.clone();
         let name = format!("cells.{i}.preprocess1");
         let second = self.builder.chain(&name, relu_conv_bn(c, affine), &last)?;
-        Ok([first, second])
+        Ok(vec![first, second])
+    }
+
+    /// The residual block at position `i`, which halves the resolution and doubles the channels:
+    /// two convolutions beside a 2 × 2 average pool and a 1 × 1 convolution.
+    fn residual_block(&mut self, i: usize) -> Result<Vec<StateId>> {
+        let (name, out, input) = (format!("cells.{i}"), self.channels, self.last.clone());
+        let convolution = |branch: &str, stride| {
+            [
+                Step::Relu,
+                Step::Dense { name: format!("{branch}.op.1"), out, kernel: 3, stride },
+                Step::BatchNorm { name: format!("{branch}.op.2"), affine: true },
+            ]
+        };
+        let main = [convolution("conv_a", 2), convolution("conv_b", 1)].concat();
+        let pooled = self.builder.chain(&name, vec![Step::AvgPool2], &input)?;
+        let shortcut = vec![Step::Pointwise { name: "downsample.1".into(), out, stride: 1 }];
+        let mut terms = Vec::new();
+        for (steps, input) in [(main, input), (shortcut, vec![pooled])] {
+            let recipe = Recipe::Chain(steps);
+            terms.extend(self.builder.term(&name, &recipe, &input, Weight::One)?);
+        }
+        Ok(vec![self.builder.graph.state(terms)?])
+    }
+
+    /// What is pooled to the embedding, and whether it is rectified first.
+    fn features(&mut self) -> Result<(Vec<StateId>, bool)> {
+        match self.spec.skeleton {
+            Skeleton::TwoInputs { .. } => Ok((self.last.clone(), false)),
+            Skeleton::ResidualStages { .. } => {
+                let norm = vec![Step::BatchNorm { name: "0".into(), affine: true }];
+                let last = self.last.clone();
+                Ok((vec![self.builder.chain("lastact", norm, &last)?], true))
+            }
+        }
     }
 
     fn push(&mut self, output: Vec<StateId>, reduction: bool) {
@@ -143,19 +184,22 @@ impl SpaceSpec {
             starts.insert(cell.name.as_str(), at);
             at += cell.edges.len() * cell.edges[0].operations.len();
         }
-        let mut stack = Stack::new(self, image, self.skeleton.channels, false)?;
-        for i in 0..self.skeleton.cells {
+        let mut stack = Stack::new(self, image, self.skeleton.channels(), false)?;
+        for i in 0..self.skeleton.positions() {
             let reduction = self.skeleton.is_reduction(i);
             if reduction {
                 stack.channels *= 2;
             }
-            let name = if reduction { "reduce" } else { "normal" };
-            let output = mixed_cell(&mut stack, i, name, reduction, starts[name])?;
+            let output = match self.skeleton.kind_at(i) {
+                Some(name) => mixed_cell(&mut stack, i, name, reduction, starts[name])?,
+                None => stack.residual_block(i)?,
+            };
             stack.push(output, reduction);
         }
+        let (features, relu) = stack.features()?;
         let top = Top {
-            features: stack.last,
-            relu: false,
+            features,
+            relu,
             classes,
             classifier: "classifier",
             architecture: self.architecture(),
@@ -182,25 +226,30 @@ impl SpaceSpec {
         if size.channels == 0 || size.cells == 0 {
             return Err(Error::config("a derived network needs at least 1 channel and 1 cell"));
         }
-        let skeleton = super::Skeleton { cells: size.cells, ..self.skeleton };
+        let skeleton = self.skeleton.resized(size.channels, size.cells);
         let mut stack = Stack::new(self, image, size.channels, true)?;
         let (mut droppable, mut auxiliary) = (0, None);
-        for i in 0..size.cells {
+        for i in 0..skeleton.positions() {
             let reduction = skeleton.is_reduction(i);
             if reduction {
                 stack.channels *= 2;
             }
-            let name = if reduction { "reduce" } else { "normal" };
-            let cell = genotype
-                .cell(name)
-                .ok_or_else(|| Error::Genotype(format!("the cell `{name}` is missing")))?;
-            let output = derived_cell(&mut stack, i, cell, reduction, &mut droppable)?;
+            let output = match skeleton.kind_at(i) {
+                Some(name) => {
+                    let cell = genotype
+                        .cell(name)
+                        .ok_or_else(|| Error::Genotype(format!("the cell `{name}` is missing")))?;
+                    derived_cell(&mut stack, i, cell, reduction, &mut droppable)?
+                }
+                None => stack.residual_block(i)?,
+            };
             stack.push(output, reduction);
-            if size.auxiliary_head && i == 2 * size.cells / 3 {
+            if size.auxiliary_head && i == skeleton.auxiliary_position() {
                 let shape = stack.builder.joint_shape(&stack.last);
                 auxiliary = Some((shape, stack.last.clone()));
             }
         }
+        let (features, relu) = stack.features()?;
         // The head's parameters stand after all the cells', as in the authors' code.
         let auxiliary = match auxiliary {
             None => None,
@@ -210,8 +259,8 @@ impl SpaceSpec {
             }
         };
         let top = Top {
-            features: stack.last,
-            relu: false,
+            features,
+            relu,
             classes,
             classifier: "classifier",
             architecture: Layout::new(),
@@ -234,17 +283,18 @@ fn mixed_cell(
     let cell = spec
         .cell(name)
         .ok_or_else(|| Error::config(format!("space `{}` has no cell `{name}`", spec.name)))?;
-    let mut states = stack.inputs(i)?.to_vec();
+    let mut states = stack.inputs(i)?;
     let columns = cell.edges[0].operations.len();
     // Parameters stand in edge order, whatever the order of the nodes.
-    for to in 2..cell.nodes + 2 {
+    for to in cell.inputs..cell.states() {
         let mut terms = Vec::new();
         for (row, edge) in cell.edges.iter().enumerate().filter(|(_, e)| e.to == to) {
+            let edge_name = spec.skeleton.mixed_edge(i, row, (edge.from, edge.to));
             let stride = stride(reduction, edge.from);
             let site = Site { channels: stack.channels, stride, affine: stack.affine };
             for (column, operation) in edge.operations.iter().enumerate() {
                 let recipe = stack.operations.recipe(operation, site)?;
-                let prefix = format!("cells.{i}._ops.{row}._ops.{column}");
+                let prefix = format!("{edge_name}.{column}");
                 let weight = Weight::Shared(start + row * columns + column);
                 let input = [states[edge.from]];
                 terms.extend(stack.builder.term(&prefix, &recipe, &input, weight)?);
@@ -252,7 +302,7 @@ fn mixed_cell(
         }
         states.push(node(stack, states[0], reduction, terms)?);
     }
-    Ok(states[2..].to_vec())
+    Ok(cell.concat().iter().map(|s| states[*s]).collect())
 }
 
 fn derived_cell(
@@ -262,9 +312,9 @@ fn derived_cell(
     reduction: bool,
     droppable: &mut usize,
 ) -> Result<Vec<StateId>> {
-    let mut states = stack.inputs(i)?.to_vec();
+    let mut states = stack.inputs(i)?;
     let nodes = cell.edges.iter().map(|e| e.to).chain(cell.concat.iter().copied()).max();
-    for to in 2..=nodes.unwrap_or(1) {
+    for to in cell.inputs..nodes.map_or(0, |last| last + 1) {
         let mut terms = Vec::new();
         for (index, edge) in cell.edges.iter().enumerate().filter(|(_, e)| e.to == to) {
             let stride = stride(reduction, edge.from);
@@ -277,7 +327,7 @@ fn derived_cell(
                 *droppable += 1;
                 Weight::PerImage((*droppable - 1) * MASK_STRIDE)
             };
-            let prefix = format!("cells.{i}._ops.{index}");
+            let prefix = stack.spec.skeleton.derived_edge(i, index);
             let input = [states[edge.from]];
             terms.extend(stack.builder.term(&prefix, &recipe, &input, weight)?);
         }

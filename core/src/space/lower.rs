@@ -102,16 +102,7 @@ impl NetworkBuilder {
                 Primitive::Dense { kernel: *kernel, stride: *stride, out: *out, weight }
             }
             Step::FactorizedReduce { even, odd, out } => {
-                if !shape.1.is_multiple_of(2) || !shape.2.is_multiple_of(2) {
-                    return Err(Error::config_hint(
-                        format!(
-                            "a factorised reduction needs even sides, but `{prefix}` gets {} × {} \
-                             activations",
-                            shape.1, shape.2
-                        ),
-                        "use images whose sides are a multiple of 4",
-                    ));
-                }
+                even_sides(shape, "a factorised reduction", prefix)?;
                 let half = out / 2;
                 let first = self.conv(prefix, even, [half, channels, 1, 1]);
                 let second = self.conv(prefix, odd, [out - half, channels, 1, 1]);
@@ -127,6 +118,11 @@ impl NetworkBuilder {
             Step::AvgPool { stride } => {
                 reduce(shape, *stride);
                 Primitive::AvgPool { stride: *stride }
+            }
+            Step::AvgPool2 => {
+                even_sides(shape, "a 2 × 2 average pool", prefix)?;
+                reduce(shape, 2);
+                Primitive::AvgPool2
             }
             Step::BatchNorm { name, affine } => self.batch_norm(prefix, name, channels, *affine),
         };
@@ -165,6 +161,17 @@ pub(super) fn push_statistics(buffers: &mut Layout, name: &str, channels: usize)
     let mean = buffers.push(format!("{name}.running_mean"), &[channels], Init::Constant(0.0));
     buffers.push(format!("{name}.running_var"), &[channels], Init::Constant(1.0));
     mean
+}
+
+fn even_sides(shape: &Shape, what: &str, place: &str) -> Result<()> {
+    let (_, height, width) = *shape;
+    if height.is_multiple_of(2) && width.is_multiple_of(2) {
+        return Ok(());
+    }
+    Err(Error::config_hint(
+        format!("{what} needs even sides, but `{place}` gets {height} × {width} activations"),
+        "use images whose sides are a multiple of 4",
+    ))
 }
 
 fn join(prefix: &str, name: &str) -> String {

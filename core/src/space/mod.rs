@@ -2,14 +2,18 @@
 //! that are built from them.
 
 mod build;
+mod grammar;
 mod head;
 mod lower;
 mod model;
 mod recipe;
+mod skeleton;
 mod spec;
 
 pub use build::DerivedSize;
+pub use grammar::Grammar;
 pub use lower::{NetworkBuilder, Shape};
 pub use model::{KernelNetwork, initial_values};
 pub use recipe::{Recipe, Site, Step};
-pub use spec::{ArchValues, CellSpec, EdgeSpec, Grammar, Skeleton, SpaceSpec};
+pub use skeleton::{SINGLE_CELL, Skeleton};
+pub use spec::{ArchValues, CellSpec, EdgeSpec, SpaceSpec};

@@ -76,6 +76,8 @@ pub enum Step {
         /// Stride.
         stride: usize,
     },
+    /// Mean of each 2 × 2 square, stride 2; the sides must be even.
+    AvgPool2,
     /// Batch normalisation.
     BatchNorm {
         /// Module name.

@@ -1,8 +1,8 @@
 //! What a search space is: data.
 
-use crate::genotype::{Genotype, GenotypeCell, GenotypeEdge};
+use super::grammar::Grammar;
+use super::skeleton::Skeleton;
 use crate::layout::{Init, Layout};
-use crate::rng::Stream;
 use crate::{Error, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -20,21 +20,26 @@ pub struct SpaceSpec {
     pub skeleton: Skeleton,
     /// Which genotypes are in the space.
     pub grammar: Grammar,
+    /// Options of operations that are not left at their defaults, by name.
+    #[serde(default)]
+    pub operation_options: BTreeMap<String, serde_json::Value>,
 }
 
 /// A kind of cell: a directed acyclic graph whose edges carry candidate operations.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct CellSpec {
-    /// `normal` or `reduce`.
+    /// `normal` or `reduce`; `cell` where there is one kind only.
     pub name: String,
+    /// Number of inputs: 2 (the cells before), or 1.
+    pub inputs: usize,
     /// Number of intermediate nodes.
     pub nodes: usize,
     /// The edges, in the order of the rows of α.
     pub edges: Vec<EdgeSpec>,
 }
 
-/// An edge between two states. States are the cell's two inputs, then its nodes.
+/// An edge between two states. States are the cell's inputs, then its nodes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct EdgeSpec {
@@ -46,33 +51,6 @@ pub struct EdgeSpec {
     pub operations: Vec<String>,
 }
 
-/// The macro skeleton of the DARTS family: stem, cells with two inputs each, global pooling, linear.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Skeleton {
-    /// Initial channels C; they double in each reduction cell.
-    pub channels: usize,
-    /// Number of cells; those at a third and two thirds are reduction cells.
-    pub cells: usize,
-    /// The stem has this many times C channels.
-    pub stem_multiplier: usize,
-}
-
-impl Skeleton {
-    /// Is cell `i` a reduction cell?
-    pub fn is_reduction(&self, i: usize) -> bool {
-        i == self.cells / 3 || i == 2 * self.cells / 3
-    }
-}
-
-/// Which discrete cells a space contains.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Grammar {
-    /// Each node takes two inputs from different states, one operation each, never `none`.
-    TwoInputsANode,
-}
-
 impl SpaceSpec {
     /// Checks that the description makes sense.
     ///
@@ -80,20 +58,24 @@ impl SpaceSpec {
     /// Names the cell and edge that does not.
     pub fn validated(self) -> Result<Self> {
         let bad = |what: String| Err(Error::config(format!("space `{}`: {what}", self.name)));
-        if self.skeleton.channels == 0 || self.skeleton.cells == 0 {
-            return bad("channels and cells must be at least 1".into());
-        }
-        if self.skeleton.channels > 4096 || self.skeleton.cells > 512 {
-            return bad("`channels` can be 4096 and `cells` 512 at most".into());
+        if let Err(e) = self.skeleton.check() {
+            return bad(e.to_string());
         }
         for cell in &self.cells {
-            let states = cell.nodes + 2;
+            let (inputs, states) = (cell.inputs, cell.states());
+            if inputs != self.skeleton.inputs() {
+                return bad(format!(
+                    "cell `{}` has {inputs} inputs, its skeleton gives {}",
+                    cell.name,
+                    self.skeleton.inputs()
+                ));
+            }
             if cell.nodes == 0 || cell.edges.is_empty() {
                 return bad(format!("cell `{}` has no node or no edge", cell.name));
             }
             let columns = cell.edges[0].operations.len();
             for (i, edge) in cell.edges.iter().enumerate() {
-                if edge.from >= edge.to || edge.to < 2 || edge.to >= states {
+                if edge.from >= edge.to || edge.to < inputs || edge.to >= states {
                     return bad(format!(
                         "edge {i} of cell `{}` goes from state {} to {} of {states}",
                         cell.name, edge.from, edge.to
@@ -108,10 +90,14 @@ impl SpaceSpec {
                 }
             }
         }
-        for name in ["normal", "reduce"] {
+        for name in self.skeleton.kinds() {
             if self.cell(name).is_none() {
                 return bad(format!("the cell `{name}` is missing"));
             }
+        }
+        let unknown = |c: &&CellSpec| !self.skeleton.kinds().contains(&c.name.as_str());
+        if let Some(cell) = self.cells.iter().find(unknown) {
+            return bad(format!("its skeleton has no cell `{}`", cell.name));
         }
         Ok(self)
     }
@@ -121,83 +107,20 @@ impl SpaceSpec {
         self.cells.iter().find(|c| c.name == name)
     }
 
-    /// The architecture parameters: `alphas_<cell>`, edges × operations, 1e-3·N(0, 1).
+    /// Name of the architecture parameter α of a kind of cell, as in the authors' code:
+    /// `alphas_normal` and `alphas_reduce`, or `arch_parameters` where there is one kind only.
+    pub fn parameter(&self, cell: &CellSpec) -> String {
+        self.skeleton.parameter(&cell.name)
+    }
+
+    /// The architecture parameters: edges × operations for each kind of cell, 1e-3·N(0, 1).
     pub fn architecture(&self) -> Layout {
         let mut layout = Layout::new();
         for cell in &self.cells {
             let shape = [cell.edges.len(), cell.edges[0].operations.len()];
-            layout.push(format!("alphas_{}", cell.name), &shape, Init::Normal { std: 1e-3 });
+            layout.push(self.parameter(cell), &shape, Init::Normal { std: 1e-3 });
         }
         layout
-    }
-
-    /// A uniform random genotype of the grammar.
-    ///
-    /// # Errors
-    /// An edge offers nothing but `none`.
-    pub fn sample(&self, draws: &mut Stream) -> Result<Genotype> {
-        let mut cells = Vec::new();
-        for cell in &self.cells {
-            let mut edges = Vec::new();
-            for node in 0..cell.nodes {
-                let incoming = cell.into_state(2 + node);
-                if incoming.len() < 2 {
-                    return Err(Error::config(format!(
-                        "node {node} of cell `{}` has fewer than two edges",
-                        cell.name
-                    )));
-                }
-                let mut picked = draws.permutation(incoming.len());
-                picked.truncate(2);
-                picked.sort_unstable();
-                for p in picked {
-                    let edge = incoming[p];
-                    let choices: Vec<&String> =
-                        edge.operations.iter().filter(|o| *o != "none").collect();
-                    if choices.is_empty() {
-                        return Err(Error::config("an edge offers nothing but `none`"));
-                    }
-                    edges.push(GenotypeEdge {
-                        operation: choices[draws.below(choices.len())].clone(),
-                        from: edge.from,
-                        to: edge.to,
-                    });
-                }
-            }
-            cells.push((cell.name.clone(), GenotypeCell { edges, concat: cell.concat() }));
-        }
-        Ok(Genotype::new(cells))
-    }
-
-    /// Checks that a genotype can be built in this space.
-    ///
-    /// # Errors
-    /// Names the edge that is not in the space.
-    pub fn check(&self, genotype: &Genotype) -> Result<()> {
-        for spec in &self.cells {
-            let cell = genotype
-                .cell(&spec.name)
-                .ok_or_else(|| Error::Genotype(format!("the cell `{}` is missing", spec.name)))?;
-            for e in &cell.edges {
-                if !spec.edges.iter().any(|s| s.from == e.from && s.to == e.to) {
-                    return Err(Error::Genotype(format!(
-                        "cell `{}` of space `{}` has no edge from state {} to state {}",
-                        spec.name, self.name, e.from, e.to
-                    )));
-                }
-            }
-            if let Some(state) = cell.concat.iter().find(|c| **c < 2 || **c >= spec.nodes + 2) {
-                return Err(Error::Genotype(format!(
-                    "`{}_concat` names state {state}; the nodes are 2 to {}",
-                    spec.name,
-                    spec.nodes + 1
-                )));
-            }
-            if cell.concat.is_empty() {
-                return Err(Error::Genotype(format!("`{}_concat` is empty", spec.name)));
-            }
-        }
-        Ok(())
     }
 }
 
@@ -209,7 +132,23 @@ impl CellSpec {
             .flat_map(|to| (0..to).map(move |from| (from, to)))
             .map(|(from, to)| EdgeSpec { from, to, operations: operations.clone() })
             .collect();
-        Self { name: name.to_owned(), nodes, edges }
+        Self { name: name.to_owned(), inputs: 2, nodes, edges }
+    }
+
+    /// One input and `nodes` nodes, every pair of them joined, all edges with the same operations
+    /// (NAS-Bench-201).
+    pub fn single_input(name: &str, nodes: usize, operations: &[&str]) -> Self {
+        let operations: Vec<String> = operations.iter().map(|o| (*o).to_owned()).collect();
+        let edges = (1..=nodes)
+            .flat_map(|to| (0..to).map(move |from| (from, to)))
+            .map(|(from, to)| EdgeSpec { from, to, operations: operations.clone() })
+            .collect();
+        Self { name: name.to_owned(), inputs: 1, nodes, edges }
+    }
+
+    /// Number of states: inputs and nodes.
+    pub fn states(&self) -> usize {
+        self.inputs + self.nodes
     }
 
     /// The edges into a state, in order.
@@ -217,9 +156,11 @@ impl CellSpec {
         self.edges.iter().filter(|e| e.to == to).collect()
     }
 
-    /// The states joined to the cell's output: all nodes.
+    /// The states joined to the cell's output: all nodes of a cell with two inputs, the last node of
+    /// one with a single input.
     pub fn concat(&self) -> Vec<usize> {
-        (2..self.nodes + 2).collect()
+        let first = if self.inputs == 1 { self.nodes } else { self.inputs };
+        (first..self.states()).collect()
     }
 }
 

@@ -124,8 +124,9 @@ mod tests {
         let space = SpaceSpec {
             name: "none".into(),
             cells: vec![],
-            skeleton: Skeleton { channels: 1, cells: 1, stem_multiplier: 1 },
+            skeleton: Skeleton::TwoInputs { channels: 1, cells: 1, stem_multiplier: 1 },
             grammar: Grammar::TwoInputsANode,
+            operation_options: std::collections::BTreeMap::new(),
         };
         let image = ImageShape { channels: 3, height: 32, width: 32 };
         let net = ResNet::from_options(ResNetOptions { depth, width: 0 })?;

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use tetlo_core::kinds::{Auxiliary, AuxiliarySite, Relaxation};
 use tetlo_core::network::Network;
 use tetlo_core::registry::{self, FromOptions};
-use tetlo_core::space::Skeleton;
 use tetlo_core::{Error, Result};
 
 /// Options of `supernet`.
@@ -15,7 +14,7 @@ use tetlo_core::{Error, Result};
 pub(super) struct SupernetOptions {
     /// Initial channels.
     pub channels: usize,
-    /// Number of cells.
+    /// Number of cells (of each stage where the space has stages).
     pub cells: usize,
     /// Relaxation of its own architecture parameters.
     pub relaxation: String,
@@ -51,7 +50,7 @@ impl Auxiliary for AuxiliarySupernet {
     fn network(&self, site: &AuxiliarySite<'_>) -> Result<Arc<dyn Network>> {
         let SupernetOptions { channels, cells, .. } = self.options;
         let mut space = site.space.clone();
-        space.skeleton = Skeleton { channels, cells, ..space.skeleton };
+        space.skeleton = space.skeleton.resized(channels, cells);
         let relaxation = self.relaxation.clone();
         Ok(Arc::new(space.supernet(site.image, site.classes, relaxation)?))
     }

@@ -64,8 +64,9 @@ mod tests {
         let space = SpaceSpec {
             name: "test".into(),
             cells: vec![CellSpec::complete("normal", 4, &["none", "a", "b", "c"])],
-            skeleton: Skeleton { channels: 4, cells: 3, stem_multiplier: 3 },
+            skeleton: Skeleton::TwoInputs { channels: 4, cells: 3, stem_multiplier: 3 },
             grammar: Grammar::TwoInputsANode,
+            operation_options: std::collections::BTreeMap::new(),
         };
         let random = Random::from_options(RandomOptions::default()).unwrap();
         let propose = |step: usize| {

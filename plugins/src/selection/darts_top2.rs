@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use tetlo_core::genotype::{Genotype, GenotypeCell, GenotypeEdge};
 use tetlo_core::kinds::Selection;
 use tetlo_core::registry::{FromOptions, NoOptions};
-use tetlo_core::space::{ArchValues, CellSpec, EdgeSpec, SpaceSpec};
+use tetlo_core::space::{ArchValues, CellSpec, EdgeSpec, Grammar, SpaceSpec};
 use tetlo_core::{Error, Result};
 
 /// The operation that no derived cell contains.
@@ -29,11 +29,20 @@ impl FromOptions for DartsTop2 {
 
 impl Selection for DartsTop2 {
     fn select(&self, space: &SpaceSpec, alphas: &ArchValues) -> Result<Genotype> {
+        if space.grammar != Grammar::TwoInputsANode {
+            return Err(Error::config_hint(
+                format!(
+                    "this rule keeps two inputs a node, but a cell of the space `{}` has one \
+                     operation on every edge",
+                    space.name
+                ),
+                "use the selection `argmax`, or `magnitude`, which fits both",
+            ));
+        }
         let mut cells = Vec::with_capacity(space.cells.len());
         for cell in &space.cells {
             let columns = cell.edges.first().map_or(0, |e| e.operations.len());
-            let name = format!("alphas_{}", cell.name);
-            let alpha = alphas.matrix(&name, cell.edges.len(), columns)?;
+            let alpha = alphas.matrix(&space.parameter(cell), cell.edges.len(), columns)?;
             cells.push((cell.name.clone(), select_cell(cell, alpha)?));
         }
         Ok(Genotype::new(cells))
@@ -49,7 +58,7 @@ struct Candidate<'a> {
 
 fn select_cell(cell: &CellSpec, alpha: &[Vec<f64>]) -> Result<GenotypeCell> {
     let mut edges = Vec::with_capacity(2 * cell.nodes);
-    for to in 2..cell.nodes + 2 {
+    for to in cell.inputs..cell.states() {
         let mut candidates = Vec::new();
         for (edge, row) in cell.edges.iter().zip(alpha).filter(|(e, _)| e.to == to) {
             let (operation, weight) = best(edge, row).ok_or_else(|| {
@@ -75,7 +84,7 @@ fn select_cell(cell: &CellSpec, alpha: &[Vec<f64>]) -> Result<GenotypeCell> {
             to,
         }));
     }
-    Ok(GenotypeCell { edges, concat: cell.concat() })
+    Ok(GenotypeCell { inputs: cell.inputs, edges, concat: cell.concat() })
 }
 
 /// The first operation with the largest α that is not `none`, and its softmax weight.
@@ -104,14 +113,15 @@ tetlo_core::register_selection!(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tetlo_core::space::{Grammar, Skeleton};
+    use tetlo_core::space::Skeleton;
 
     fn space(nodes: usize, operations: &[&str]) -> SpaceSpec {
         SpaceSpec {
             name: "test".into(),
             cells: vec![CellSpec::complete("normal", nodes, operations)],
-            skeleton: Skeleton { channels: 2, cells: 1, stem_multiplier: 1 },
+            skeleton: Skeleton::TwoInputs { channels: 2, cells: 1, stem_multiplier: 1 },
             grammar: Grammar::TwoInputsANode,
+            operation_options: std::collections::BTreeMap::new(),
         }
     }
 

@@ -80,8 +80,9 @@ mod tests {
         SpaceSpec {
             name: "test".into(),
             cells: vec![cell("normal"), cell("reduce")],
-            skeleton: Skeleton { channels: 4, cells: 3, stem_multiplier: 3 },
+            skeleton: Skeleton::TwoInputs { channels: 4, cells: 3, stem_multiplier: 3 },
             grammar: Grammar::TwoInputsANode,
+            operation_options: std::collections::BTreeMap::new(),
         }
     }
 

@@ -1,7 +1,8 @@
-//! The operations of the DARTS space. Parameter names are those of the authors' modules.
+//! The operations of the spaces. Parameter names are those of the authors' modules.
 
 mod dil_conv;
 mod none;
+mod nor_conv;
 mod pool;
 mod sep_conv;
 mod skip_connect;
@@ -63,6 +64,22 @@ mod tests {
                 assert_eq!(chain(name, stride, true), [pool]);
             }
         }
+    }
+
+    #[test]
+    fn pools_can_stay_bare() {
+        let options = serde_json::json!({"normalise": false});
+        let operation = registry::build::<dyn Operation>("avg_pool_3x3", &options).unwrap();
+        let site = Site { channels: 8, stride: 1, affine: false };
+        assert_eq!(operation.recipe(site), Recipe::Chain(vec![Step::AvgPool { stride: 1 }]));
+    }
+
+    #[test]
+    fn plain_convolutions() {
+        let dense = Step::Dense { name: "op.1".into(), out: 8, kernel: 3, stride: 2 };
+        assert_eq!(chain("nor_conv_3x3", 2, true), [Step::Relu, dense, batch_norm("op.2", true)]);
+        let expected = [Step::Relu, pointwise("op.1"), batch_norm("op.2", false)];
+        assert_eq!(chain("nor_conv_1x1", 1, false), expected);
     }
 
     #[test]

@@ -79,7 +79,7 @@ fn counted(steps: &[Step]) -> (usize, usize) {
     let (mut channels, mut weights, mut buffers) = (CHANNELS, 0, 0);
     for step in steps {
         match step {
-            Step::Relu | Step::MaxPool { .. } | Step::AvgPool { .. } => {}
+            Step::Relu | Step::MaxPool { .. } | Step::AvgPool { .. } | Step::AvgPool2 => {}
             Step::Depthwise { kernel, .. } => weights += channels * kernel * kernel,
             Step::Pointwise { out, .. } | Step::FactorizedReduce { out, .. } => {
                 weights += channels * out;

@@ -26,12 +26,14 @@ pub(crate) fn registered() -> bool {
     !entries::<dyn SearchSpace>().is_empty()
 }
 
+fn small(spec: SpaceSpec) -> SpaceSpec {
+    // Stages have their reductions between them, however short they are.
+    let cells = if spec.skeleton.inputs() == 1 { 1 } else { CELLS };
+    SpaceSpec { skeleton: spec.skeleton.resized(CHANNELS, cells), ..spec }
+}
+
 /// The registered spaces in a small size, or a small one of two nodes.
 pub(crate) fn spaces() -> Vec<SpaceSpec> {
-    let small = |spec: SpaceSpec| {
-        let skeleton = Skeleton { channels: CHANNELS, cells: CELLS, ..spec.skeleton };
-        SpaceSpec { skeleton, ..spec }
-    };
     // One that does not build fails its own suite.
     let built =
         entries::<dyn SearchSpace>().into_iter().filter_map(|e| (e.build)(&(e.defaults)()).ok());
@@ -43,8 +45,9 @@ pub(crate) fn spaces() -> Vec<SpaceSpec> {
     vec![SpaceSpec {
         name: "small".into(),
         cells: ["normal", "reduce"].map(|c| CellSpec::complete(c, 2, &operations)).to_vec(),
-        skeleton: Skeleton { channels: CHANNELS, cells: CELLS, stem_multiplier: 3 },
+        skeleton: Skeleton::TwoInputs { channels: CHANNELS, cells: CELLS, stem_multiplier: 3 },
         grammar: Grammar::TwoInputsANode,
+        operation_options: std::collections::BTreeMap::new(),
     }]
 }
 
@@ -69,6 +72,10 @@ pub(crate) fn belongs(space: &SpaceSpec, genotype: &Genotype) -> Check {
                 }
                 let none = cell.edges.iter().any(|e| e.operation == "none");
                 ensure!(!none, "cell `{}` contains `none`", spec.name);
+            }
+            Grammar::OneOperationAnEdge => {
+                let (kept, all) = (cell.edges.len(), spec.edges.len());
+                ensure!(kept == all, "cell `{}` has {kept} of {all} edges", spec.name);
             }
         }
     }
@@ -101,7 +108,7 @@ impl Suite for dyn SearchSpace {
         report.check("the networks of default size", || {
             let image = ImageShape { channels: 3, height: 32, width: 32 };
             let supernet = spec.supernet(image, 10, Arc::new(Softmax))?;
-            let Skeleton { channels, cells, .. } = spec.skeleton;
+            let (channels, cells) = (spec.skeleton.channels(), spec.skeleton.cells());
             let size = DerivedSize { channels, cells, auxiliary_head: true };
             let derived = spec.derived(&spec.sample(&mut draws(0))?, image, 10, size)?;
             let (all, one) = (supernet.weights().len(), derived.weights().len());
@@ -112,8 +119,8 @@ impl Suite for dyn SearchSpace {
             );
             Ok(())
         });
-        let skeleton = Skeleton { channels: CHANNELS, cells: CELLS, ..spec.skeleton };
-        let small = SpaceSpec { skeleton, ..spec };
+        let small = small(spec);
+        let cells = small.skeleton.cells();
         let mut supernet = None;
         report.check("supernet", || {
             supernet = Some(small.supernet(IMAGE, CLASSES, Arc::new(Softmax))?);
@@ -127,7 +134,7 @@ impl Suite for dyn SearchSpace {
             let mut derived = None;
             report.check(what, || {
                 let genotype = small.sample(&mut draws(1))?;
-                let size = DerivedSize { channels: CHANNELS, cells: CELLS, auxiliary_head };
+                let size = DerivedSize { channels: CHANNELS, cells, auxiliary_head };
                 derived = Some(small.derived(&genotype, IMAGE, CLASSES, size)?);
                 Ok(())
             });

@@ -5,29 +5,13 @@
     reason = "calls kernels on the places that the plan gave; an item only touches its own image or chunk"
 )]
 
+use super::convolution_back::{Incoming, Partial};
 use super::exec::{Pass, Shared, Wanted};
 use super::forward::GROUP;
 use super::norm::Sums;
-use super::{Bundle, Coefficients, Conv, Pooled, State};
+use super::{Bundle, Conv, Pooled, State, Term};
 use crate::graph::{Export, Weight};
-use crate::primitives::{
-    Depthwise, DepthwiseWeight, Dots, Lazy, Mask, Mix, MixWeight, PoolBack, Rectify,
-};
-
-/// A chunk of partial weight gradients, and whether an image before this one has written to it.
-#[derive(Clone, Copy)]
-struct Partial {
-    chunk: usize,
-    add: bool,
-}
-
-/// The gradient of a convolution's (normalised) output and how to get that of the raw output from
-/// it.
-#[derive(Clone, Copy)]
-struct Incoming<'a> {
-    g: *const f32,
-    coefficients: &'a Coefficients,
-}
+use crate::primitives::{Dots, Mask, PoolBack, Rectify};
 
 impl Pass<'_> {
     pub(super) unsafe fn backward(
@@ -53,7 +37,7 @@ impl Pass<'_> {
             self.images(&|thread, image| {
                 self.shared_gradients(thread, state, image);
                 if let Some(first) = state.bundles.first() {
-                    self.dots(state, first, image, true);
+                    self.dots(state, first, image, true, wanted);
                 }
             });
             if let Some(first) = state.bundles.first() {
@@ -76,7 +60,7 @@ impl Pass<'_> {
                         self.first_stage_back(thread, state, bundle, image, partial, &needed);
                     }
                     if let Some(next) = next {
-                        self.dots(state, next, image, false);
+                        self.dots(state, next, image, false, wanted);
                     }
                 });
                 if through {
@@ -153,6 +137,7 @@ impl Pass<'_> {
                     dx: dx.add(b * plane),
                     height: state.height,
                     width: state.width,
+                    size: pools.size,
                     stride: pools.stride,
                     max: gather(&pools.max, max),
                     index: self.activation(pools.index + at),
@@ -211,21 +196,34 @@ impl Pass<'_> {
 
     /// Products of a finished gradient with the raw outputs of a bundle: all that its norms and
     /// weights need.
-    unsafe fn dots(&self, state: &State, bundle: &Bundle, image: usize, first: bool) {
+    unsafe fn dots(
+        &self,
+        state: &State,
+        bundle: &Bundle,
+        image: usize,
+        first: bool,
+        wanted: Wanted,
+    ) {
         let plane = state.pixels() * 16;
+        let used = |t: &&Term| {
+            self.plan.norms[t.norm].batch.is_some() || (wanted.ops && !t.weight.is_one())
+        };
         for b in 0..state.blocks {
             let g = self.activation(state.dx + image * state.floats + b * plane);
             let at = image * state.padded() + b * 16;
             let mut sum =
                 if first { self.small(state.gradient_sum + at) } else { std::ptr::null_mut() };
-            for terms in state.terms[bundle.terms.clone()].chunks(GROUP) {
+            let mut terms = state.terms[bundle.terms.clone()].iter().filter(used).peekable();
+            while terms.peek().is_some() || !sum.is_null() {
                 let mut src = [std::ptr::null::<f32>(); GROUP];
                 let mut dot = [std::ptr::null_mut::<f32>(); GROUP];
-                for (q, t) in terms.iter().enumerate() {
-                    src[q] = self.raw(&t.raw, image).add(b * plane);
-                    dot[q] = self.small(t.dot + at);
+                let mut n_src = 0;
+                for t in terms.by_ref().take(GROUP) {
+                    src[n_src] = self.raw(&t.raw, image).add(b * plane);
+                    dot[n_src] = self.small(t.dot + at);
+                    n_src += 1;
                 }
-                let (src, dot, n_src) = (src.as_ptr(), dot.as_ptr(), terms.len());
+                let (src, dot) = (src.as_ptr(), dot.as_ptr());
                 (self.kernels.dots)(&Dots { g, n: state.pixels(), src, n_src, dot, sum });
                 sum = std::ptr::null_mut();
             }
@@ -341,252 +339,89 @@ impl Pass<'_> {
         let below = bundle.sources.iter().any(|&s| needed(&self.plan.states[s]));
         let input = self.scratch(thread, self.plan.scratch.input);
         for relu in [true, false] {
-            let mut started = false;
+            let (mut started, banded) = (false, self.banded(bundle, relu));
             for (position, (term, chain)) in bundle.chains.iter().enumerate() {
                 let conv = &self.plan.convs[chain[0]];
                 if conv.relu != relu {
                     continue;
                 }
+                let incoming = self.incoming(state, (position, *term, chain), 0, image);
+                if banded {
+                    self.banded_back(thread, bundle, conv, image, incoming, partial, needed);
+                    continue;
+                }
                 if !started && partial.is_some() {
                     self.source_tile(thread, image, &bundle.sources, conv);
                 }
-                let incoming = self.incoming(state, (position, *term, chain), 0, image);
                 let out = below.then_some((input, started));
                 self.conv_back(thread, conv, image, incoming, out, partial);
                 started = true;
             }
             if started && below {
-                self.add_to_sources(bundle, image, input, relu, needed);
+                let g = &self.plan.geometries[self.plan.convs[bundle.chains[0].1[0]].geometry_in];
+                self.add_to_sources(bundle, image, (0, g.height), input, relu, needed);
             }
         }
     }
 
-    /// `dx += [x > 0] g` for the sources of a bundle.
+    /// A convolution that has its sources for itself: a band of them at a time.
+    #[expect(clippy::too_many_arguments, reason = "one call")]
+    unsafe fn banded_back(
+        &self,
+        thread: usize,
+        bundle: &Bundle,
+        conv: &Conv,
+        image: usize,
+        incoming: Incoming<'_>,
+        partial: Option<Partial>,
+        needed: &dyn Fn(&State) -> bool,
+    ) {
+        let g = &self.plan.geometries[conv.geometry_in];
+        let below = bundle.sources.iter().any(|&s| needed(&self.plan.states[s]));
+        let x = self.scratch(thread, self.plan.scratch.depthwise);
+        let input = self.scratch(thread, self.plan.scratch.input);
+        let band = conv.band(g);
+        for first in (0..g.height).step_by(band) {
+            let rows = band.min(g.height - first);
+            let block = rows * g.width * 16;
+            if partial.is_some() {
+                self.source_rows(image, &bundle.sources, conv.relu, (first, rows), x);
+            }
+            let (x, out) = ((x.cast_const(), g.width * 16, block), (input, block, false));
+            let out = below.then_some(out);
+            self.pointwise_back(thread, conv, image, incoming, (first, rows), x, out, partial);
+            if below {
+                self.add_to_sources(bundle, image, (first, rows), input, conv.relu, needed);
+            }
+        }
+    }
+
+    /// `dx += [x > 0] g` in some rows of the sources of a bundle.
     unsafe fn add_to_sources(
         &self,
         bundle: &Bundle,
         image: usize,
+        (first, rows): (usize, usize),
         mut g: *const f32,
         relu: bool,
         needed: &dyn Fn(&State) -> bool,
     ) {
         for &s in &bundle.sources {
             let s = &self.plan.states[s];
-            if needed(s) {
-                let x = self.activation(s.x + image * s.floats).cast_const();
-                (self.kernels.rectify)(&Rectify {
-                    dx: self.activation(s.dx + image * s.floats),
-                    g,
-                    x: if relu { x } else { std::ptr::null() },
-                    n: s.floats / 16,
-                });
+            let (at, n) = (first * s.width * 16, rows * s.width);
+            for b in 0..s.blocks {
+                if needed(s) {
+                    let at = image * s.floats + b * s.pixels() * 16 + at;
+                    let x = self.activation(s.x + at).cast_const();
+                    (self.kernels.rectify)(&Rectify {
+                        dx: self.activation(s.dx + at),
+                        g,
+                        x: if relu { x } else { std::ptr::null() },
+                        n,
+                    });
+                }
+                g = g.add(n * 16);
             }
-            g = g.add(s.floats);
-        }
-    }
-
-    /// Gradients of one convolution: to its input (`out`, written or added to) and to its weights.
-    /// The tile must hold its input if weight gradients are wanted.
-    unsafe fn conv_back(
-        &self,
-        thread: usize,
-        conv: &Conv,
-        image: usize,
-        incoming: Incoming<'_>,
-        out: Option<(*mut f32, bool)>,
-        partial: Option<Partial>,
-    ) {
-        if conv.depthwise.is_some() {
-            self.separable_back(thread, conv, image, incoming, out, partial);
-        } else {
-            self.dense_back(thread, conv, image, incoming, out, partial);
-        }
-    }
-
-    /// Gradient of the raw output: densely, or into the gradient tile (`row`, `block`: of the
-    /// target).
-    unsafe fn lazy(
-        &self,
-        conv: &Conv,
-        image: usize,
-        incoming: Incoming<'_>,
-        (out, row, block): (*mut f32, usize, usize),
-    ) {
-        let geometry = &self.plan.geometries[conv.geometry_out];
-        let (plane, c) = (geometry.height * geometry.width * 16, incoming.coefficients);
-        let z = self.raw(&conv.raw, image);
-        for b in 0..conv.lanes_out.len() {
-            (self.kernels.lazy)(&Lazy {
-                out: out.add(b * block),
-                out_row: row,
-                g: incoming.g.add(b * plane),
-                z: z.add(b * plane),
-                rows: geometry.height,
-                cols: geometry.width,
-                a: self.small(c.a + image * c.a_stride + b * 16),
-                b: self.small(c.b + b * 16),
-                c: self.small(c.c + b * 16),
-            });
-        }
-    }
-
-    unsafe fn separable_back(
-        &self,
-        thread: usize,
-        conv: &Conv,
-        image: usize,
-        incoming: Incoming<'_>,
-        out: Option<(*mut f32, bool)>,
-        partial: Option<Partial>,
-    ) {
-        let Some(d) = &conv.depthwise else { return };
-        let g_in = &self.plan.geometries[conv.geometry_in];
-        let g_out = &self.plan.geometries[conv.geometry_out];
-        let (pixels, taps) = (g_out.height * g_out.width, d.kernel * d.kernel);
-        let dz = self.scratch(thread, self.plan.scratch.lazy);
-        self.lazy(conv, image, incoming, (dz, g_out.width * 16, pixels * 16));
-        if let Some(p) = partial {
-            // The depthwise result again: cheaper than having stored it.
-            let u = self.scratch(thread, self.plan.scratch.depthwise);
-            self.depthwise(thread, conv, 0, g_out.height, u);
-            (self.kernels.mix_weight)(&MixWeight {
-                dw: self.partial(p.chunk, conv.partial + conv.partial_mix),
-                g: dz,
-                g_row: 0,
-                g_block: pixels * 16,
-                x: u,
-                x_step: 16,
-                x_row: 0,
-                x_block: pixels * 16,
-                rows: 1,
-                cols: pixels,
-                blocks_out: conv.lanes_out.len(),
-                blocks_in: conv.lanes_in.len(),
-                lanes: conv.lanes_out.as_ptr(),
-                add: p.add,
-            });
-        }
-        let du = self.gradient_tile(thread, g_out);
-        (self.kernels.mix)(&Mix {
-            out: du,
-            out_step: 16,
-            out_row: g_out.row,
-            out_block: g_out.block,
-            x: dz,
-            x_step: 16,
-            x_row: g_out.width * 16,
-            x_block: pixels * 16,
-            rows: g_out.height,
-            cols: g_out.width,
-            blocks_in: conv.lanes_out.len(),
-            blocks_out: conv.lanes_in.len(),
-            lanes: conv.lanes_out.as_ptr(),
-            taps: conv.taps.as_ptr(),
-            n_taps: conv.taps.len(),
-            w: self.packed(conv.packed_back),
-            stats: std::ptr::null_mut(),
-            first: false,
-            ahead: 0,
-            add: false,
-        });
-        let tile = self.tile(thread, g_in);
-        for b in 0..conv.lanes_in.len() {
-            if let Some(p) = partial {
-                (self.kernels.depthwise_weight)(&DepthwiseWeight {
-                    dw: self.partial(p.chunk, conv.partial + b * taps * 16),
-                    g: du.add(b * g_out.block),
-                    g_row: g_out.row,
-                    x: tile.add(b * g_in.block),
-                    x_row: g_in.row,
-                    x_step: 16 * conv.stride,
-                    rows: g_out.height,
-                    cols: g_out.width,
-                    k: d.kernel,
-                    dilation: d.dilation,
-                    add: p.add,
-                });
-            }
-            let Some((out, add)) = out else { continue };
-            for parity in &d.parities {
-                let at = (b * g_in.height + parity.row) * g_in.width + parity.col;
-                (self.kernels.depthwise)(&Depthwise {
-                    out: out.add(at * 16),
-                    out_step: 16 * conv.stride,
-                    out_row: conv.stride * g_in.width * 16,
-                    x: du.add(b * g_out.block),
-                    x_step: 16,
-                    x_row: g_out.row,
-                    rows: parity.rows,
-                    cols: parity.cols,
-                    taps: parity.taps.as_ptr(),
-                    n_taps: parity.taps.len(),
-                    w: self.packed(d.packed + b * taps * 16),
-                    add,
-                });
-            }
-        }
-    }
-
-    unsafe fn dense_back(
-        &self,
-        thread: usize,
-        conv: &Conv,
-        image: usize,
-        incoming: Incoming<'_>,
-        out: Option<(*mut f32, bool)>,
-        partial: Option<Partial>,
-    ) {
-        let g_in = &self.plan.geometries[conv.geometry_in];
-        let g_out = &self.plan.geometries[conv.geometry_out];
-        let dz = self.gradient_tile(thread, g_out);
-        self.lazy(conv, image, incoming, (dz, g_out.row, g_out.block));
-        let (blocks_in, blocks_out) = (conv.lanes_in.len(), conv.lanes_out.len());
-        if let Some(p) = partial {
-            let tile = self.tile(thread, g_in);
-            for (t, tap) in conv.taps.iter().enumerate() {
-                let at = conv.partial + conv.partial_mix + t * blocks_in * blocks_out * 256;
-                (self.kernels.mix_weight)(&MixWeight {
-                    dw: self.partial(p.chunk, at),
-                    g: dz,
-                    g_row: g_out.row,
-                    g_block: g_out.block,
-                    x: tile.offset(tap.offset),
-                    x_step: 16 * conv.stride,
-                    x_row: conv.stride * g_in.row,
-                    x_block: g_in.block,
-                    rows: g_out.height,
-                    cols: g_out.width,
-                    blocks_out,
-                    blocks_in,
-                    lanes: conv.lanes_out.as_ptr(),
-                    add: p.add,
-                });
-            }
-        }
-        let Some((out, add)) = out else { return };
-        for parity in &conv.parities {
-            (self.kernels.mix)(&Mix {
-                out: out.add((parity.row * g_in.width + parity.col) * 16),
-                out_step: 16 * conv.stride,
-                out_row: conv.stride * g_in.width * 16,
-                out_block: g_in.height * g_in.width * 16,
-                x: dz,
-                x_step: 16,
-                x_row: g_out.row,
-                x_block: g_out.block,
-                rows: parity.rows,
-                cols: parity.cols,
-                blocks_in: blocks_out,
-                blocks_out: blocks_in,
-                lanes: conv.lanes_out.as_ptr(),
-                taps: parity.taps.as_ptr(),
-                n_taps: parity.taps.len(),
-                w: self.packed(conv.packed_back),
-                stats: std::ptr::null_mut(),
-                first: false,
-                ahead: 0,
-                add,
-            });
         }
     }
 }

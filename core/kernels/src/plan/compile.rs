@@ -4,13 +4,13 @@ use std::collections::HashMap;
 
 use super::{
     Bundle, Coefficients, Conv, Depthwise, Geometry, MixWeights, Norm, Parity, Plan, Pooled, Pools,
-    Raw, Run, Scratch, Sizes, State, Term,
+    Raw, Run, Scratch, Sizes, State, TILES, Term,
 };
 use crate::chain;
 use crate::chain::{Chain, Stage, out_size};
 use crate::graph::{Graph, Weight};
 use crate::graph::{StateId, Term as GraphTerm};
-use crate::primitives::Tap;
+use crate::primitives::{ELEMENTS, Tap, room};
 
 struct Compiler {
     plan: Plan,
@@ -30,7 +30,7 @@ pub(super) fn compile(graph: &Graph, max_batch: usize) -> Plan {
     let mut c = Compiler {
         plan: Plan {
             max_batch,
-            pad: stages().map(|s| s.conv.reach()).max().unwrap_or(0),
+            pad: stages().map(Stage::reach).max().unwrap_or(0),
             states: Vec::new(),
             convs: Vec::new(),
             norms: Vec::new(),
@@ -177,8 +177,8 @@ impl Compiler {
             let index = self.plan.states[state].terms.len();
             let (raw, norm) = match chain {
                 Chain::Identity { relu } => self.identity(state, index, sources[0], *relu),
-                Chain::Pool { max, stride, norm, .. } => {
-                    self.pool(state, index, sources[0], *max, *stride, *norm)
+                Chain::Pool { max, size, stride, norm, .. } => {
+                    self.pool((state, index), sources[0], *max, (*size, *stride), *norm)
                 }
                 Chain::Convs(stages) => {
                     let mut chain = Vec::new();
@@ -253,20 +253,20 @@ impl Compiler {
 
     fn pool(
         &mut self,
-        state: usize,
-        term: usize,
+        consumer: (usize, usize),
         source: usize,
         max: bool,
-        stride: usize,
+        (size, stride): (usize, usize),
         norm: Option<chain::Norm>,
     ) -> (Raw, usize) {
         let s = &self.plan.states[source];
         let (channels, padded) = (s.channels, s.padded());
         let pixels = out_size(s.height, stride) * out_size(s.width, stride);
         let floats = padded * pixels;
-        let at = s.pools.iter().position(|p| p.stride == stride).unwrap_or_else(|| {
+        let same = |p: &Pools| (p.size, p.stride) == (size, stride);
+        let at = s.pools.iter().position(same).unwrap_or_else(|| {
             let pools = &mut self.plan.states[source].pools;
-            pools.push(Pools { stride, max: None, average: None, index: 0, pixels });
+            pools.push(Pools { size, stride, max: None, average: None, index: 0, pixels });
             pools.len() - 1
         });
         let known = &self.plan.states[source].pools[at];
@@ -289,7 +289,7 @@ impl Compiler {
         let pools = &mut self.plan.states[source].pools[at];
         let slot = if max { &mut pools.max } else { &mut pools.average };
         let pooled = slot.as_mut().expect("just set");
-        pooled.consumers.push((state, term));
+        pooled.consumers.push(consumer);
         let (raw, part) = (pooled.raw, pooled.part);
         (raw, self.norm(norm, channels, pixels, Some(part)))
     }
@@ -338,7 +338,9 @@ impl Compiler {
             Some(_) => Vec::new(),
             None => parities(&offsets, stride, (h, w), go.row, at_tap),
         };
-        let packed = blocks_in * blocks_out * 256 * offsets.len();
+        let winograd = stage.winograd();
+        let planes = if winograd { ELEMENTS } else { offsets.len() };
+        let packed = blocks_in * blocks_out * 256 * planes;
         let floats = blocks_out * ho * wo * 16;
         let kept = self.activations(floats);
         if position == self.passing.len() {
@@ -356,6 +358,7 @@ impl Compiler {
             stride,
             taps: taps(&offsets, gi.row, at_tap),
             parities,
+            winograd,
             weights,
             inputs,
             outputs,
@@ -410,7 +413,7 @@ impl Compiler {
                 let conv = &mut self.plan.convs[*conv];
                 conv.partial = at;
                 at += conv.partial_mix
-                    + conv.taps.len() * conv.lanes_in.len() * conv.lanes_out.len() * 256;
+                    + conv.planes() * conv.lanes_in.len() * conv.lanes_out.len() * 256;
             }
             if at == 0 {
                 break;
@@ -433,18 +436,22 @@ impl Compiler {
         for s in &self.plan.states {
             dense = dense.max(s.floats);
         }
-        let mut inner = 0;
+        let (mut inner, mut winograd) = (0, 0);
         for c in &self.plan.convs {
             let pixels = |g: usize| self.plan.geometries[g].height * self.plan.geometries[g].width;
             let (before, after) = (pixels(c.geometry_in), pixels(c.geometry_out));
             dense = dense.max(c.lanes_in.len() * 16 * before.max(after)).max(c.raw.floats);
             inner = inner.max(c.raw.floats);
+            if c.winograd {
+                winograd = winograd.max(room(c.lanes_in.len(), c.lanes_out.len(), TILES));
+            }
         }
         self.plan.scratch = Scratch {
             depthwise: take(dense),
             lazy: take(dense),
             inner: take(dense),
             input: take(dense),
+            winograd: take(winograd),
         };
         self.plan.sizes.scratch = at.next_multiple_of(1024);
         let bundles = self.plan.states.iter().flat_map(|s| &s.bundles);

@@ -300,6 +300,35 @@ impl Pass<'_> {
         }
     }
 
+    /// Some rows of the input of a bundle's first convolution, densely into `out`.
+    pub(super) unsafe fn source_rows(
+        &self,
+        image: usize,
+        sources: &[usize],
+        relu: bool,
+        (first, rows): (usize, usize),
+        mut out: *mut f32,
+    ) {
+        for &s in sources {
+            let s = &self.plan.states[s];
+            let x = self.activation(s.x + image * s.floats + first * s.width * 16);
+            let cols = rows * s.width;
+            for b in 0..s.blocks {
+                (self.kernels.fill)(&Fill {
+                    out,
+                    out_row: 0,
+                    x: x.add(b * s.pixels() * 16),
+                    rows: 1,
+                    cols,
+                    s: std::ptr::null(),
+                    t: std::ptr::null(),
+                    relu,
+                });
+                out = out.add(cols * 16);
+            }
+        }
+    }
+
     /// Fills the tile of a later stage: the normalised output of the stage before it.
     pub(super) unsafe fn inner_tile(
         &self,

@@ -6,14 +6,12 @@
 )]
 
 use super::exec::{Pass, Shared};
-use super::{Bundle, Conv, State};
+use super::{Bundle, Conv, State, TILES};
 use crate::graph::Export;
-use crate::primitives::{Depthwise, Fill, Mix, Pool, Scaled, Sum};
+use crate::primitives::{Depthwise, Fill, Mix, Pool, Scaled, Sum, Winograd};
 
 /// Floats ahead of a write that its cache line is fetched.
 const AHEAD: usize = 4096;
-/// Pixels times input blocks that are mixed while the depthwise result is in the first cache level.
-const BAND: usize = 256;
 /// Terms of one call of a streaming kernel.
 pub(super) const GROUP: usize = 8;
 
@@ -91,6 +89,7 @@ impl Pass<'_> {
                     x: x.add(b * plane),
                     height: state.height,
                     width: state.width,
+                    size: pools.size,
                     stride: pools.stride,
                     max,
                     index: self.activation(pools.index + at),
@@ -119,7 +118,8 @@ impl Pass<'_> {
     unsafe fn first_stage(&self, thread: usize, bundle: &Bundle, image: usize) {
         // Chains with and without a rectifier need different tiles.
         for relu in [true, false] {
-            let mut ready = false;
+            let mut ready = self.banded(bundle, relu);
+            let sources = ready.then_some(&*bundle.sources);
             for (_, chain) in &bundle.chains {
                 let conv = &self.plan.convs[chain[0]];
                 if conv.relu != relu {
@@ -129,9 +129,17 @@ impl Pass<'_> {
                     self.source_tile(thread, image, &bundle.sources, conv);
                     ready = true;
                 }
-                self.conv(thread, conv, image);
+                self.conv(thread, conv, image, sources);
             }
         }
+    }
+
+    /// The convolutions of a bundle with (or without) a rectifier need no tile: there is only one, and
+    /// it is pointwise.
+    pub(super) fn banded(&self, bundle: &Bundle, relu: bool) -> bool {
+        let convs = bundle.chains.iter().map(|(_, chain)| &self.plan.convs[chain[0]]);
+        let mut convs = convs.filter(|conv| conv.relu == relu);
+        convs.next().is_some_and(Conv::is_pointwise) && convs.next().is_none()
     }
 
     unsafe fn later_stage(&self, thread: usize, bundle: &Bundle, depth: usize, image: usize) {
@@ -139,7 +147,7 @@ impl Pass<'_> {
             let (before, conv) =
                 (&self.plan.convs[chain[depth - 1]], &self.plan.convs[chain[depth]]);
             self.inner_tile(thread, image, before, conv);
-            self.conv(thread, conv, image);
+            self.conv(thread, conv, image, None);
         }
     }
 
@@ -158,13 +166,35 @@ impl Pass<'_> {
         }
     }
 
-    /// One convolution of the tile into its raw output, with statistics.
-    unsafe fn conv(&self, thread: usize, conv: &Conv, image: usize) {
+    /// One convolution of the tile (or of `sources`) into its raw output, with statistics.
+    unsafe fn conv(&self, thread: usize, conv: &Conv, image: usize, sources: Option<&[usize]>) {
         let g_in = &self.plan.geometries[conv.geometry_in];
         let g_out = &self.plan.geometries[conv.geometry_out];
         let stats = self.statistics_of(&self.plan.norms[conv.norm], image);
         let (z, plane) = (self.raw(&conv.raw, image), g_out.height * g_out.width * 16);
         let tile = self.tile(thread, g_in);
+        if conv.winograd {
+            (self.kernels.winograd)(&Winograd {
+                out: z,
+                out_row: g_out.width * 16,
+                out_block: plane,
+                x: tile,
+                x_row: g_in.row,
+                x_block: g_in.block,
+                rows: g_out.height,
+                cols: g_out.width,
+                blocks_in: conv.lanes_in.len(),
+                blocks_out: conv.lanes_out.len(),
+                lanes: conv.lanes_in.as_ptr(),
+                w: self.packed(conv.packed),
+                scratch: self.scratch(thread, self.plan.scratch.winograd),
+                band: TILES,
+                stats,
+                ahead: AHEAD,
+                add: false,
+            });
+            return;
+        }
         let mix = Mix {
             out: z,
             out_step: 16,
@@ -187,17 +217,20 @@ impl Pass<'_> {
             ahead: AHEAD,
             add: false,
         };
-        if conv.depthwise.is_none() {
+        if conv.depthwise.is_none() && sources.is_none() {
             (self.kernels.mix)(&mix);
             return;
         }
-        // In bands, so that the depthwise result never leaves the first cache level.
+        // In bands, so that what is mixed never leaves the first cache level.
         let u = self.scratch(thread, self.plan.scratch.depthwise);
-        let band = (BAND / (g_out.width * mix.blocks_in)).clamp(1, g_out.height);
+        let band = conv.band(g_out);
         for first in (0..g_out.height).step_by(band) {
             let rows = band.min(g_out.height - first);
             let block = rows * g_out.width * 16;
-            self.depthwise(thread, conv, first, rows, u);
+            match sources {
+                Some(sources) => self.source_rows(image, sources, conv.relu, (first, rows), u),
+                None => self.depthwise(thread, conv, first, rows, u),
+            }
             (self.kernels.mix)(&Mix {
                 out: z.add(first * g_out.width * 16),
                 x: u,

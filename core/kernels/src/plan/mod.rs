@@ -7,6 +7,7 @@
 
 mod backward;
 mod compile;
+mod convolution_back;
 mod exec;
 mod forward;
 mod norm;
@@ -14,13 +15,20 @@ mod pack;
 
 use crate::chain;
 use crate::graph::{Graph, Weight};
-use crate::primitives::Tap;
+use crate::primitives::{ELEMENTS, Tap};
 pub(crate) use exec::{Buffers, Inputs, Recorded, Targets, same_bits};
 
 /// Weight gradients are summed over this many fixed parts of the batch, so that results do not
 /// depend on the number of threads.
 const CHUNKS: usize = 4;
 const EPS: f64 = 1e-5;
+/// Pixels times input blocks that are mixed while they are in the first cache level; with many blocks
+/// the second must do, because sums over few pixels have little work for each load and store.
+const BAND: usize = 256;
+const LEAST_BAND: usize = 64;
+/// Tiles that go through Winograd's transform together: at 16 channels they fill the first cache
+/// level.
+const TILES: usize = 16;
 
 /// A graph compiled for a largest number of images: where everything lies, and how much memory a
 /// run needs.
@@ -64,6 +72,8 @@ struct Scratch {
     lazy: usize,
     inner: usize,
     input: usize,
+    /// Transformed tiles of a band.
+    winograd: usize,
 }
 
 /// A size of image, and its padded tiles in a thread's scratch memory.
@@ -171,24 +181,45 @@ struct Conv {
     taps: Vec<Tap>,
     /// Of the channel mix; empty after a depthwise part.
     parities: Vec<Parity>,
+    /// The channel mix goes through Winograd's transform: 16 elements instead of 9 taps.
+    winograd: bool,
     inputs: usize,
     outputs: usize,
     runs: Vec<Run>,
     lanes_in: Vec<u32>,
     lanes_out: Vec<u32>,
-    /// `[tap][out block][in lane][16 out]` and `[tap][in block][out lane][16 in]`.
+    /// `[tap][out block][in lane][16 out]` and `[tap][in block][out lane][16 in]`; elements instead of
+    /// taps with Winograd's transform.
     packed: usize,
     packed_back: usize,
     geometry_in: usize,
     geometry_out: usize,
     raw: Raw,
     norm: usize,
-    /// Place in a chunk of partial gradients: depthwise, then `[tap][out lane][in lane]`.
+    /// Place in a chunk of partial gradients: depthwise, then `[tap][out lane][in lane]` (or element).
     partial: usize,
     partial_mix: usize,
     /// If another stage follows: `[image][sum, dot][padded]` and the lazy gradient.
     sums: usize,
     coefficients: Coefficients,
+}
+
+impl Conv {
+    /// Planes of weights of the channel mix.
+    fn planes(&self) -> usize {
+        if self.winograd { ELEMENTS } else { self.taps.len() }
+    }
+
+    /// Output pixels read the input at the same place and nothing else.
+    fn is_pointwise(&self) -> bool {
+        self.depthwise.is_none() && self.stride == 1 && self.taps.len() == 1
+    }
+
+    /// Rows of `geometry` that are mixed while they are in the cache.
+    fn band(&self, geometry: &Geometry) -> usize {
+        let pixels = (BAND / self.lanes_in.len()).max(LEAST_BAND);
+        (pixels / geometry.width).clamp(1, geometry.height)
+    }
 }
 
 #[derive(Debug)]
@@ -232,6 +263,7 @@ struct Pooled {
 
 #[derive(Debug)]
 struct Pools {
+    size: usize,
     stride: usize,
     max: Option<Pooled>,
     average: Option<Pooled>,

@@ -6,7 +6,8 @@
 )]
 
 use super::exec::{Pass, Shared};
-use super::{Conv, MixWeights};
+use super::{Conv, MixWeights, Run};
+use crate::primitives::{Filters, Gather};
 
 impl Conv {
     /// Start of the weights of an output channel for a tap, and the step between input channels;
@@ -23,6 +24,17 @@ impl Conv {
                 (out >= half).then(|| (odd + (out - half) * self.inputs, 1))
             }
         }
+    }
+
+    /// Its runs in pieces that lie in one block of lanes.
+    fn pieces(&self) -> impl Iterator<Item = Run> {
+        self.runs.iter().flat_map(|run| {
+            (0..run.len).step_by(16).map(|q| Run {
+                channel: run.channel + q,
+                lane: run.lane + q,
+                len: (run.len - q).min(16),
+            })
+        })
     }
 }
 
@@ -45,6 +57,10 @@ impl Pass<'_> {
                     }
                 }
             }
+        }
+        if conv.winograd {
+            self.transform_weights(conv, weights);
+            return;
         }
         for tap in 0..conv.taps.len() {
             let at = tap * rows_in * rows_out;
@@ -103,6 +119,10 @@ impl Pass<'_> {
                 }
             }
         }
+        if conv.winograd {
+            self.gather_transformed(conv, gradient);
+            return;
+        }
         for tap in 0..conv.taps.len() {
             for out in 0..conv.outputs {
                 let Some((row, step)) = conv.row(tap, out) else { continue };
@@ -127,6 +147,60 @@ impl Pass<'_> {
                         }
                     }
                 }
+            }
+        }
+    }
+
+    /// Both layouts of a convolution's weights under Winograd's transform.
+    unsafe fn transform_weights(&self, conv: &Conv, weights: &[f32]) {
+        let (rows_in, rows_out) = (conv.lanes_in.len() * 16, conv.lanes_out.len() * 16);
+        let filters = |out: usize, channel: usize| match conv.row(0, out) {
+            Some((row, step)) => weights[row + channel * step..].as_ptr(),
+            None => std::ptr::null(),
+        };
+        for (block, lanes) in conv.lanes_out.iter().enumerate() {
+            for run in &conv.runs {
+                for q in 0..run.len {
+                    (self.kernels.filters)(&Filters {
+                        w: filters(block * 16, run.channel + q),
+                        w_step: conv.inputs * 9,
+                        filters: *lanes as usize,
+                        turned: false,
+                        out: self.packed(conv.packed + (block * rows_in + run.lane + q) * 16),
+                        out_step: rows_in * rows_out,
+                    });
+                }
+            }
+        }
+        for piece in conv.pieces() {
+            for out in 0..conv.outputs {
+                let at = conv.packed_back + (piece.lane / 16 * rows_out + out) * 16;
+                (self.kernels.filters)(&Filters {
+                    w: filters(out, piece.channel),
+                    w_step: 9,
+                    filters: piece.len,
+                    turned: true,
+                    out: self.packed(at),
+                    out_step: rows_in * rows_out,
+                });
+            }
+        }
+    }
+
+    unsafe fn gather_transformed(&self, conv: &Conv, gradient: Shared<f32>) {
+        let (rows_in, rows_out) = (conv.lanes_in.len() * 16, conv.lanes_out.len() * 16);
+        let at = conv.partial + conv.partial_mix;
+        for out in 0..conv.outputs {
+            let Some((row, step)) = conv.row(0, out) else { continue };
+            for piece in conv.pieces() {
+                (self.kernels.gather)(&Gather {
+                    dw: self.partial(0, at + out * rows_in + piece.lane),
+                    dw_step: rows_in * rows_out,
+                    chunks: self.chunks(),
+                    chunk_step: self.plan.sizes.partial,
+                    out: gradient.at(row + piece.channel * step),
+                    filters: piece.len,
+                });
             }
         }
     }

@@ -1,8 +1,8 @@
 //! The kernels of this process behind a counter each, for tests of how much work a pass makes.
 
 use super::{
-    Depthwise, DepthwiseWeight, Dots, Fill, Kernels, Lazy, Mask, Mix, MixWeight, Peak, Pool,
-    PoolBack, Read, Rectify, Sum, default_table,
+    Depthwise, DepthwiseWeight, Dots, Fill, Filters, Gather, Kernels, Lazy, Mask, Mix, MixWeight,
+    Peak, Pool, PoolBack, Read, Rectify, Sum, Winograd, WinogradWeight, default_table,
 };
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -39,6 +39,10 @@ counted! {
     depthwise_weight(DepthwiseWeight)
     mix(Mix)
     mix_weight(MixWeight)
+    winograd(Winograd)
+    winograd_weight(WinogradWeight)
+    filters(Filters)
+    gather(Gather)
     sum(Sum)
     dots(Dots)
     fill(Fill)

@@ -17,6 +17,7 @@ pub(crate) mod mix;
 mod peak;
 pub(crate) mod pool;
 pub(crate) mod stream;
+pub(crate) mod winograd;
 
 use std::sync::OnceLock;
 
@@ -27,6 +28,7 @@ pub(crate) use mix::{Mix, MixWeight};
 pub(crate) use peak::{MOST_SUMS, Peak, Read};
 pub(crate) use pool::{Pool, PoolBack};
 pub(crate) use stream::{Dots, Fill, Lazy, Mask, Rectify, Scaled, Sum};
+pub(crate) use winograd::{ELEMENTS, Filters, Gather, Winograd, WinogradWeight, room};
 
 /// The kernels of one instruction set.
 pub(crate) struct Kernels {
@@ -37,6 +39,10 @@ pub(crate) struct Kernels {
     pub depthwise_weight: unsafe fn(&DepthwiseWeight),
     pub mix: unsafe fn(&Mix),
     pub mix_weight: unsafe fn(&MixWeight),
+    pub winograd: unsafe fn(&Winograd),
+    pub winograd_weight: unsafe fn(&WinogradWeight),
+    pub filters: unsafe fn(&Filters),
+    pub gather: unsafe fn(&Gather),
     pub sum: unsafe fn(&Sum),
     pub dots: unsafe fn(&Dots),
     pub fill: unsafe fn(&Fill),
@@ -64,6 +70,10 @@ macro_rules! table {
                 depthwise_weight(DepthwiseWeight) depthwise::depthwise_weight::<$V, $R3, $R5>;
                 mix(Mix) mix::mix::<$V, $P, $Q>;
                 mix_weight(MixWeight) mix::mix_weight::<$V, $M, $N>;
+                winograd(Winograd) winograd::winograd::<$V, $P, $Q>;
+                winograd_weight(WinogradWeight) winograd::winograd_weight::<$V, $M, $N>;
+                filters(Filters) winograd::filters::<$V>;
+                gather(Gather) winograd::gather::<$V>;
                 sum(Sum) stream::sum::<$V, $P>;
                 dots(Dots) stream::dots::<$V>;
                 fill(Fill) stream::fill::<$V>;
@@ -82,6 +92,10 @@ macro_rules! table {
                 depthwise_weight,
                 mix,
                 mix_weight,
+                winograd,
+                winograd_weight,
+                filters,
+                gather,
                 sum,
                 dots,
                 fill,

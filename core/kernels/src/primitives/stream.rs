@@ -109,36 +109,52 @@ pub(crate) unsafe fn sum<V: Simd, const P: usize>(a: &Sum) {
     }
 }
 
+/// Pixels that are summed before the sum is added to a total: short sums round less.
+const STRETCH: usize = 64;
+
 #[inline(always)]
 unsafe fn dot_tile<V: Simd, const Q: usize>(a: &Dots, s: usize) {
-    let mut acc = [[zero::<V>(); 2]; Q];
-    let mut i = 0;
-    while i < a.n {
-        let g = V::load(a.g.add(i * 16));
-        for q in 0..Q {
-            acc[q][0] = V::fma(g, V::load((*a.src.add(s + q)).add(i * 16)), acc[q][0]);
-        }
-        if i + 1 < a.n {
-            let g = V::load(a.g.add(i * 16 + 16));
+    let mut total = [zero::<V>(); Q];
+    let mut first = 0;
+    while first < a.n {
+        let end = a.n.min(first + STRETCH);
+        let mut acc = [[zero::<V>(); 2]; Q];
+        let mut i = first;
+        while i < end {
+            let g = V::load(a.g.add(i * 16));
             for q in 0..Q {
-                acc[q][1] = V::fma(g, V::load((*a.src.add(s + q)).add(i * 16 + 16)), acc[q][1]);
+                acc[q][0] = V::fma(g, V::load((*a.src.add(s + q)).add(i * 16)), acc[q][0]);
             }
+            if i + 1 < end {
+                let g = V::load(a.g.add(i * 16 + 16));
+                for q in 0..Q {
+                    acc[q][1] = V::fma(g, V::load((*a.src.add(s + q)).add(i * 16 + 16)), acc[q][1]);
+                }
+            }
+            i += 2;
         }
-        i += 2;
+        for q in 0..Q {
+            total[q] = total[q].add(acc[q][0].add(acc[q][1]));
+        }
+        first = end;
     }
     for q in 0..Q {
-        acc[q][0].add(acc[q][1]).store(*a.dot.add(s + q));
+        total[q].store(*a.dot.add(s + q));
     }
 }
 
 #[inline(always)]
 pub(crate) unsafe fn dots<V: Simd>(a: &Dots) {
     if !a.sum.is_null() {
-        let mut acc = [zero::<V>(); 4];
-        for i in 0..a.n {
-            acc[i % 4] = acc[i % 4].add(V::load(a.g.add(i * 16)));
+        let mut total = zero::<V>();
+        for first in (0..a.n).step_by(STRETCH) {
+            let mut acc = [zero::<V>(); 4];
+            for i in first..a.n.min(first + STRETCH) {
+                acc[i % 4] = acc[i % 4].add(V::load(a.g.add(i * 16)));
+            }
+            total = total.add(acc[0].add(acc[1]).add(acc[2].add(acc[3])));
         }
-        acc[0].add(acc[1]).add(acc[2].add(acc[3])).store(a.sum);
+        total.store(a.sum);
     }
     let mut s = 0;
     while s + 4 <= a.n_src {
@@ -195,18 +211,23 @@ pub(crate) unsafe fn lazy<V: Simd>(k: &Lazy) {
 #[inline(always)]
 unsafe fn mask_plane<V: Simd, const RELU: bool>(k: &Mask) {
     let (s, t) = (V::load(k.s), V::load(k.t));
-    let (mut sum, mut dot) = ([zero::<V>(); 4], [zero::<V>(); 4]);
-    for i in 0..k.n {
-        let (mut g, z) = (V::load(k.g.add(i * 16)), V::load(k.z.add(i * 16)));
-        if RELU {
-            g = V::where_positive(V::fma(z, s, t), g);
+    let (mut sum, mut dot) = (zero::<V>(), zero::<V>());
+    for first in (0..k.n).step_by(STRETCH) {
+        let (mut sums, mut dots) = ([zero::<V>(); 4], [zero::<V>(); 4]);
+        for i in first..k.n.min(first + STRETCH) {
+            let (mut g, z) = (V::load(k.g.add(i * 16)), V::load(k.z.add(i * 16)));
+            if RELU {
+                g = V::where_positive(V::fma(z, s, t), g);
+            }
+            g.store(k.out.add(i * 16));
+            sums[i % 4] = sums[i % 4].add(g);
+            dots[i % 4] = V::fma(g, z, dots[i % 4]);
         }
-        g.store(k.out.add(i * 16));
-        sum[i % 4] = sum[i % 4].add(g);
-        dot[i % 4] = V::fma(g, z, dot[i % 4]);
+        sum = sum.add(sums[0].add(sums[1]).add(sums[2].add(sums[3])));
+        dot = dot.add(dots[0].add(dots[1]).add(dots[2].add(dots[3])));
     }
-    sum[0].add(sum[1]).add(sum[2].add(sum[3])).store(k.sum);
-    dot[0].add(dot[1]).add(dot[2].add(dot[3])).store(k.dot);
+    sum.store(k.sum);
+    dot.store(k.dot);
 }
 
 #[inline(always)]

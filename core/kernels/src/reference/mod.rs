@@ -9,7 +9,7 @@ use std::fmt::Debug;
 use std::ops::{Add, AddAssign, Div, Mul, Neg, Sub};
 
 use crate::graph::{Export, Graph, Primitive, Term, Weight};
-use primitives::{Convolution, max_pool, max_pool_back};
+use primitives::{Convolution, Window, max_pool, max_pool_back};
 use primitives::{avg_pool, avg_pool_back, batch_norm, batch_norm_back, convolve, convolve_back};
 
 /// `f32` or `f64`.
@@ -153,8 +153,9 @@ impl<T: Real> Inputs<'_, T> {
         let c = x.shape.1;
         match primitive {
             Primitive::Relu => x.map(relu),
-            Primitive::MaxPool { stride } => max_pool(x, stride),
-            Primitive::AvgPool { stride } => avg_pool(x, stride),
+            Primitive::MaxPool { stride } => max_pool(x, Window::around(stride)),
+            Primitive::AvgPool { stride } => avg_pool(x, Window::around(stride)),
+            Primitive::AvgPool2 => avg_pool(x, Window::SQUARES),
             Primitive::BatchNorm { affine, statistics: at } => {
                 let affine =
                     affine.map(|a| (&self.weights[a.gamma..][..c], &self.weights[a.beta..][..c]));
@@ -184,8 +185,9 @@ impl<T: Real> Inputs<'_, T> {
                 let pass = |(g, x): (&T, &T)| if *x > T::default() { *g } else { T::default() };
                 Images { shape: x.shape, data: g.data.iter().zip(&x.data).map(pass).collect() }
             }
-            Primitive::MaxPool { stride } => max_pool_back(x, g, stride),
-            Primitive::AvgPool { stride } => avg_pool_back(x, g, stride),
+            Primitive::MaxPool { stride } => max_pool_back(x, g, Window::around(stride)),
+            Primitive::AvgPool { stride } => avg_pool_back(x, g, Window::around(stride)),
+            Primitive::AvgPool2 => avg_pool_back(x, g, Window::SQUARES),
             Primitive::BatchNorm { affine, statistics: at } => {
                 let gamma = affine.map(|a| &self.weights[a.gamma..][..c]);
                 let running = self.running.map(|r| (&r[at..][..c], &r[at + c..][..c]));
@@ -374,12 +376,14 @@ pub fn margin<T: Real>(graph: &Graph, inputs: &Inputs<'_, T>, forward: &Forward<
             for (primitive, x) in term.chain.iter().zip(&steps) {
                 match *primitive {
                     Primitive::Relu => x.data.iter().for_each(|v| near(v.to_f64().abs())),
-                    Primitive::MaxPool { stride } => primitives::windows(x, stride, |_, window| {
-                        let mut values: Vec<f64> =
-                            window.iter().map(|i| x.data[*i].to_f64()).collect();
-                        values.sort_by(f64::total_cmp);
-                        values.windows(2).last().into_iter().for_each(|v| near(v[1] - v[0]));
-                    }),
+                    Primitive::MaxPool { stride } => {
+                        primitives::windows(x, Window::around(stride), |_, window| {
+                            let mut values: Vec<f64> =
+                                window.iter().map(|i| x.data[*i].to_f64()).collect();
+                            values.sort_by(f64::total_cmp);
+                            values.windows(2).last().into_iter().for_each(|v| near(v[1] - v[0]));
+                        });
+                    }
                     _ => {}
                 }
             }

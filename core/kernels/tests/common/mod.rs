@@ -77,7 +77,7 @@ impl Places {
     }
 }
 
-pub const KINDS: usize = 18;
+pub const KINDS: usize = 21;
 
 /// A chain of one kind from `from` to `out` channels, if that kind can do it.
 pub fn chain(
@@ -88,7 +88,7 @@ pub fn chain(
     out: usize,
     stride: usize,
 ) -> Option<Vec<Primitive>> {
-    use Primitive::{AvgPool, MaxPool, Relu};
+    use Primitive::{AvgPool, AvgPool2, MaxPool, Relu};
     let same = from == out;
     let (kernel, dilation) = (r.pick(&[3, 5, 7, 1]), r.pick(&[1, 2, 3]));
     Some(match kind {
@@ -142,6 +142,9 @@ pub fn chain(
             p.pointwise(9, out, 1),
         ],
         17 => vec![p.depthwise(from, 3, stride, 2), p.pointwise(from, out, 1)],
+        18 if same && stride == 2 && h % 2 == 0 && w % 2 == 0 => vec![AvgPool2],
+        19 if same && stride == 2 && h % 2 == 0 && w % 2 == 0 => vec![AvgPool2, p.norm(out)],
+        20 if same && stride == 1 => vec![p.norm(out)],
         _ => return None,
     })
 }
@@ -169,7 +172,7 @@ pub fn random_graph(r: &mut Random, batch: usize) -> (Graph, usize, Places) {
             let from = input.iter().map(|s| b.shape(*s).0).sum();
             p.affine = r.below(2) == 0;
             let kind = r.below(KINDS);
-            let single = input.len() == 1 || ![0, 1, 6, 7, 8, 9].contains(&kind);
+            let single = input.len() == 1 || ![0, 1, 6, 7, 8, 9, 18, 19, 20].contains(&kind);
             let Some(chain) = chain(kind, &mut p, r, (from, h, w), out, stride).filter(|_| single)
             else {
                 continue;
