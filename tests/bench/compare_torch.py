@@ -59,12 +59,14 @@ CASES = [
     Case("resnet-20", ["derived", "--network", "resnet-20"], ["torch_derived.py", "--network", "resnet-20"],
          2, 32, (1.2, 1), extras=[BF16, COMPILED], steps=15),
 ]
+#: What runs in every round; everything else is an extra, which may fail.
+PLAIN = (None, "avx2", "plain", "channels-last")
 #: (row, row it is divided by, bound): how much faster two threads are than one.
 SCALING = [("order-1-2-threads", "order-1", 1.7)]
 
 
-def run(command, **environment):
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
+def run(command, timeout=None, **environment):
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env={**os.environ, **environment})
     if done.returncode != 0:
         raise SystemExit(f"{' '.join(command)}\n{done.stderr}")
     return json.loads(done.stdout.strip().splitlines()[-1])
@@ -105,10 +107,16 @@ class Runs:
     def round(self, round_):
         for case in self.cases:
             for key, command, environment in self.programs(case, round_):
-                result = run(command, **environment)
+                try:
+                    result = run(command, self.a.extra_timeout if key[2] not in PLAIN else None, **environment)
+                except (SystemExit, subprocess.TimeoutExpired) as problem:
+                    if key[2] in PLAIN:
+                        raise
+                    print(f"{case.name}: {key[2]} gave no result: {problem}", file=sys.stderr, flush=True)
+                    continue
                 self.found.setdefault((case.name, *key), []).append(result)
                 shown = " ".join(f"{k}={v}" for k, v in environment.items())
-                self.commands[(case.name, *key)] = f"{shown} {' '.join(command)}".strip()
+                self.commands[(case.name, *key)] = self.a.named(f"{shown} {' '.join(command)}".strip())
                 print(f"round {round_ + 1}  {case.name:<20} {' '.join(map(str, key)):<40} "
                       f"{result['ms_median']:>10.1f} ms {result['peak_rss_mib']:>7.0f} MiB", file=sys.stderr, flush=True)
 
@@ -150,7 +158,7 @@ class Runs:
         versions = {r["impl"] for k, list_ in self.found.items() if k[1] == "torch" for r in list_}
         return {"machine": processor(), "cores": os.cpu_count(), "commit": commit(), "torch": sorted(versions),
                 "date": datetime.date.today().isoformat(),
-                "command": " ".join(["compare_torch.py", *sys.argv[1:]]), "rows": rows, "scaling": scaling}
+                "command": self.a.named(" ".join(["compare_torch.py", *sys.argv[1:]])), "rows": rows, "scaling": scaling}
 
 
 def table(result):
@@ -246,11 +254,21 @@ def main():
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--cases", help="names with commas (default: all)")
     p.add_argument("--extras", action="store_true", help="also bf16 autocast and torch.compile, in the first round")
+    p.add_argument("--extra-timeout", type=float, default=1200, help="seconds for each of them")
     p.add_argument("--list", action="store_true", help="show the cases and their commands")
     p.add_argument("--check", action="store_true", help="compare the networks instead of timing them")
     p.add_argument("--out", type=pathlib.Path, help="write everything here as JSON, after each round")
     a = p.parse_args()
-    a.tetlo = os.path.abspath(a.tetlo)
+    given = a.tetlo
+    a.tetlo = os.path.abspath(given)
+    # Results name programs, not where they lie on this machine.
+    names = [(a.tetlo, "tetlo"), (given, "tetlo"), (a.python, "python"), (str(HERE), "tests/bench"), (str(ROOT) + "/", "")]
+
+    def named(text):
+        for path, name in names:
+            text = text.replace(path, name)
+        return text
+    a.named = named
     wanted = [c.name for c in CASES] if a.cases is None else a.cases.split(",")
     unknown = set(wanted) - {c.name for c in CASES}
     if unknown:
