@@ -108,11 +108,11 @@ class Runs:
         for case in self.cases:
             for key, command, environment in self.programs(case, round_):
                 try:
-                    result = run(command, self.a.extra_timeout if key[2] not in PLAIN else None, **environment)
+                    result = run(command, self.a.extra_timeout if key[1] not in PLAIN else None, **environment)
                 except (SystemExit, subprocess.TimeoutExpired) as problem:
-                    if key[2] in PLAIN:
+                    if key[1] in PLAIN:
                         raise
-                    print(f"{case.name}: {key[2]} gave no result: {problem}", file=sys.stderr, flush=True)
+                    print(f"{case.name}: {key[1]} gave no result: {problem}", file=sys.stderr, flush=True)
                     continue
                 self.found.setdefault((case.name, *key), []).append(result)
                 shown = " ".join(f"{k}={v}" for k, v in environment.items())
