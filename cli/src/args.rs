@@ -1,5 +1,12 @@
 //! The command line.
 
+mod bench;
+
+pub(crate) use bench::{
+    BenchCommand, DerivedArgs, DerivedPhase, HypergradArgs, MeasureArgs, MethodArgs, OpsArgs,
+    Phase, SupernetArgs,
+};
+
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -308,57 +315,6 @@ pub(crate) enum CheckCommand {
         #[command(flatten)]
         format: FormatArg,
     },
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum BenchCommand {
-    /// Time the supernet of a space; prints JSON.
-    Supernet(BenchArgs),
-}
-
-/// What part of a step is timed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Phase {
-    /// A forward pass in train mode, no gradients.
-    Fwd,
-    /// Forward, backward and SGD.
-    Weight,
-    /// A whole search step: architecture and weights.
-    Step,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct BenchArgs {
-    /// The space.
-    #[arg(long, default_value = "darts")]
-    pub(crate) space: String,
-    /// Initial channels.
-    #[arg(long, default_value_t = 16)]
-    pub(crate) channels: usize,
-    /// Number of cells.
-    #[arg(long, default_value_t = 8)]
-    pub(crate) layers: usize,
-    /// Side of the images.
-    #[arg(long, default_value_t = 32)]
-    pub(crate) image: usize,
-    /// Images a batch.
-    #[arg(long, default_value_t = 8)]
-    pub(crate) batch: usize,
-    /// Order of the architecture gradient.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
-    pub(crate) order: u8,
-    /// What is timed.
-    #[arg(long, value_enum, default_value = "step")]
-    pub(crate) phase: Phase,
-    /// Threads; 0: all.
-    #[arg(long, default_value_t = 0)]
-    pub(crate) threads: usize,
-    /// Timed steps (one more warms up).
-    #[arg(long, default_value_t = 5)]
-    pub(crate) steps: usize,
-    /// `cpu` or `cuda:N`.
-    #[arg(long, default_value = "cpu")]
-    pub(crate) device: String,
 }
 
 #[derive(Debug, Subcommand)]

@@ -128,6 +128,11 @@ pub trait Network: Debug + Send + Sync {
         0
     }
 
+    /// Bytes of the tensors that a pass of this many images gives out (an estimate for plans).
+    fn export_bytes(&self, _batch: usize) -> usize {
+        0
+    }
+
     /// Is every operation of `forward` differentiable twice, as plain tensor operations are? Kernels
     /// are not: double backward through them would be silently wrong.
     fn twice_differentiable(&self) -> bool {

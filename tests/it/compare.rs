@@ -171,3 +171,34 @@ fn a_trial_that_diverges_is_recorded_and_the_comparison_goes_on() {
     let again = tetlo_in(here, &arguments).code(3);
     assert!(!again.err().contains("retrain epoch"), "{}", again.err());
 }
+
+/// The plan's estimate against what the process took, for a search that needs more memory than its
+/// evaluation, and the other way round.
+#[test]
+fn memory_is_as_planned() {
+    let directory = tempfile::tempdir().expect("a folder");
+    let here = directory.path();
+    let text = TINY.replace("batch-size = 64", "batch-size = 128");
+    std::fs::write(here.join("tiny.toml"), text).expect("written");
+    let wide = "task.digits.search-space.options.channels=16";
+    let wide_evaluation = "evaluate.options.channels=48";
+    // All three methods search differently, but are evaluated alike.
+    for (out, set, trials) in [("search", wide, 3), ("evaluation", wide_evaluation, 1)] {
+        let arguments = ["plan", "tiny.toml", "--set", set, "--out", out, "--format", "json"];
+        let plan = tetlo_in(here, &arguments).code(0).json();
+        for (index, planned) in plan.as_array().expect("a list").iter().take(trials).enumerate() {
+            let index = index.to_string();
+            let ran = tetlo_in(here, &["run-trial", out, "--index", &index]).code(0).json();
+            let taken = ran["peak_memory_bytes"].as_f64().expect("a number");
+            let estimate = planned["memory_bytes"].as_f64().expect("a number");
+            assert!(planned["passes"].as_u64() > Some(0));
+            let ratio = estimate / taken;
+            assert!(
+                (0.8..1.2).contains(&ratio),
+                "{out}, trial {index}: {:.0} MiB planned, {:.0} MiB taken",
+                estimate / f64::from(1 << 20),
+                taken / f64::from(1 << 20)
+            );
+        }
+    }
+}

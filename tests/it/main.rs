@@ -1,5 +1,6 @@
 //! Integration tests: one binary.
 
+mod bench;
 mod compare;
 mod config_errors;
 mod conformance;

@@ -12,6 +12,7 @@ use std::time::Instant;
 use tetlo_core::config::CompareConfig;
 use tetlo_core::data::Data;
 use tetlo_engine::comparison::Comparison;
+use tetlo_engine::estimate::Cost;
 use tetlo_engine::plan::Trial;
 use tetlo_engine::trial::{Place, load_data, run as run_one};
 
@@ -34,20 +35,24 @@ pub(crate) fn compare(arguments: &CompareArgs, bars: bool) -> Result<Exit> {
     finish(&comparison, config, began)
 }
 
-/// Builds every method on every task without training.
-pub(crate) fn check(config: &Loaded, trials: &[Trial]) -> Result<()> {
+/// Builds every method on every task without training; what each trial will take.
+pub(crate) fn check(config: &Loaded, trials: &[Trial]) -> Result<Vec<Cost>> {
     let mut data: Option<(String, Data)> = None;
-    let mut seen: Vec<(&str, &str)> = vec![];
+    let mut known: Vec<((&str, &str), Cost)> = vec![];
+    let mut costs = Vec::with_capacity(trials.len());
     for trial in trials {
+        // Seeds make no difference.
         let names = (trial.task.name.as_str(), trial.method.name.as_str());
-        if seen.contains(&names) {
-            continue;
-        }
-        seen.push(names);
-        let loaded = for_task(&mut data, config, trial)?;
-        config.check(trial, loaded)?;
+        let cost = if let Some((_, cost)) = known.iter().find(|(seen, _)| *seen == names) {
+            *cost
+        } else {
+            let cost = config.check(trial, for_task(&mut data, config, trial)?)?;
+            known.push((names, cost));
+            cost
+        };
+        costs.push(cost);
     }
-    Ok(())
+    Ok(costs)
 }
 
 /// The data of a trial's task, loaded once.
@@ -169,16 +174,13 @@ fn finish(comparison: &Comparison, config: &CompareConfig, began: Instant) -> Re
     Ok(Exit::Ok)
 }
 
-/// Writes or prints the plan.
+/// Writes and prints the plan.
 pub(crate) fn plan(arguments: &PlanArgs) -> Result<Exit> {
     let config = setup::load(&arguments.config)?;
+    // Threads have memory of their own. The device need not be here, but where the trials will run.
+    setup::set_threads(config.config.threads)?;
     let trials = config.plan()?;
-    let mut cost = Vec::new();
-    let mut data = None;
-    for trial in &trials {
-        let loaded = for_task(&mut data, &config, trial)?;
-        cost.push(config.check(trial, loaded)?);
-    }
+    let costs = check(&config, &trials)?;
     if let Some(out) = &arguments.out {
         Comparison::open(out, &config.config, &trials)?;
     }
@@ -186,10 +188,13 @@ pub(crate) fn plan(arguments: &PlanArgs) -> Result<Exit> {
         Format::Json => {
             let list: Vec<_> = trials
                 .iter()
-                .zip(&cost)
+                .zip(&costs)
                 .map(|(t, c)| {
                     let mut line = t.to_json();
                     line["memory_bytes"] = json!(c.memory_bytes);
+                    line["search_memory_bytes"] = json!(c.search_bytes);
+                    line["evaluation_memory_bytes"] = json!(c.evaluation_bytes);
+                    line["passes"] = json!(c.passes);
                     line["multiply_adds"] = json!(c.multiply_adds);
                     line
                 })
@@ -197,15 +202,16 @@ pub(crate) fn plan(arguments: &PlanArgs) -> Result<Exit> {
             console::out_json(&list)?;
         }
         Format::Text => {
-            for (trial, cost) in trials.iter().zip(&cost) {
+            for (trial, cost) in trials.iter().zip(&costs) {
                 console::out(&format!(
-                    "{:>4}  {}  {} on {}, seed {}  about {} MiB, {:.1e} multiply-adds",
+                    "{:>4}  {}  {} on {}, seed {}  about {} MiB, {} passes, {:.1e} multiply-adds",
                     trial.index,
                     trial.id,
                     trial.method.name,
                     trial.task.name,
                     trial.seed,
                     cost.memory_bytes >> 20,
+                    cost.passes,
                     cost.multiply_adds,
                 ));
             }

@@ -13,7 +13,7 @@ mod retrain;
 mod search;
 mod setup;
 
-use crate::args::{BenchCommand, Cli, Command};
+use crate::args::{Cli, Command};
 use crate::console;
 use crate::exit::Exit;
 use clap::CommandFactory;
@@ -32,7 +32,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Plugins(a) => plugins::run(a),
         Command::Network(a) => network::run(a),
         Command::Check(a) => check::run(a),
-        Command::Bench(BenchCommand::Supernet(a)) => bench::supernet(&a),
+        Command::Bench(a) => bench::run(&a),
         Command::Config(a) => config::run(a),
         Command::Data(a) => data::run(a),
         Command::Draw(a) => draw::draw(&a),

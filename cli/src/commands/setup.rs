@@ -10,7 +10,7 @@ use tetlo_core::config::{self, CompareConfig};
 use tetlo_core::data::Data;
 use tetlo_core::genotype::Genotype;
 use tetlo_core::registry::Kind;
-use tetlo_engine::comparison::{Cost, check_trial};
+use tetlo_engine::estimate::{Cost, check_trial};
 use tetlo_engine::plan::{Trial, plan};
 use tetlo_engine::store;
 use tetlo_engine::trial::{Place, load_data};
@@ -139,12 +139,18 @@ pub(crate) fn place(device: &str, threads: usize) -> Result<Place, Unplaced> {
             "use `cpu`; `tetlo doctor` shows what this machine offers",
         )));
     }
+    let threads = set_threads(threads).map_err(Unplaced::Other)?;
+    Ok(Place { device: device.to_owned(), threads })
+}
+
+/// Sets and gives the number of threads: the config's, or with 0 the environment's.
+pub(crate) fn set_threads(threads: usize) -> Result<usize> {
     let threads = match threads {
-        0 => threads_from_environment().map_err(Unplaced::Other)?,
+        0 => threads_from_environment()?,
         n => n,
     };
     tetlo_kernels::set_threads(threads);
-    Ok(Place { device: device.to_owned(), threads })
+    Ok(threads)
 }
 
 /// `TETLO_THREADS`, or the processors of this process.

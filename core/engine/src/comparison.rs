@@ -1,20 +1,12 @@
 //! A comparison's directory: its config, its plan, its trials, its summary.
 
-use crate::method::Method;
 use crate::plan::{Trial, plan};
-use crate::retrain::{augmentation, derived_network};
-use crate::search;
 use crate::store::{self, DirectoryLock, TrialDirectory, json_bytes};
 use crate::summary::{self, Outcome, Summary, TrialName, summarize};
-use crate::trial::space;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
-use tetlo_core::config::{self, CompareConfig, OptimizerKind};
-use tetlo_core::data::Data;
-use tetlo_core::kinds::{BlackBoxSearch, Evaluator, RetrainProtocol};
-use tetlo_core::network::Network;
-use tetlo_core::rng::{Key, Purpose};
+use tetlo_core::config::{self, CompareConfig};
 use tetlo_core::{Error, Result};
 
 /// An output directory.
@@ -186,73 +178,4 @@ fn comparable(config: &CompareConfig) -> Result<Value> {
         object.insert("device".into(), json!(device));
     }
     Ok(value)
-}
-
-/// What a trial will take, estimated.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Cost {
-    /// Peak memory in bytes.
-    pub memory_bytes: u64,
-    /// Multiply-adds of all forward and backward passes.
-    pub multiply_adds: f64,
-}
-
-/// A forward and a backward pass, in forward passes.
-const PASS: f64 = 3.0;
-
-/// Builds everything a trial needs without training, so that what does not fit together is found
-/// before anything is written; estimates what the trial will take.
-///
-/// # Errors
-/// The config's parts do not fit together.
-pub fn check_trial(trial: &Trial, data: &Data) -> Result<Cost> {
-    let space = space(trial)?;
-    let settings = &trial.method.search;
-    let (image, classes) = (data.train.shape, data.classes);
-    let half = settings.train_portion * data.train.len() as f64;
-    let mut cost = Cost::default();
-    let mut need = |network: &dyn Network, activations: usize, copies: usize| {
-        let weights = 4 * network.weights().len() * copies;
-        cost.memory_bytes = cost.memory_bytes.max((activations + weights) as u64);
-    };
-    let mut draws = Key::new(trial.seed, Purpose::Sample).stream();
-    let sample = space.sample(&mut draws)?;
-    let mut work = 0.0;
-    match trial.method.optimizer_kind {
-        OptimizerKind::MultilevelOptimizer => {
-            let method = Method::new(&trial.method, space.clone(), image, classes, trial.seed)?;
-            search::check(&method, data)?;
-            let mut activations = 0;
-            for network in &method.networks {
-                activations += network.activation_bytes(settings.batch_size);
-            }
-            need(method.networks[0].as_ref(), activations, 8);
-            let steps = half / settings.batch_size as f64 * settings.epochs as f64;
-            let passes = method.passes_a_step();
-            let macs: u64 = method.networks.iter().map(|n| n.multiply_adds()).sum();
-            work += steps * settings.batch_size as f64 * macs as f64 * passes * PASS;
-        }
-        OptimizerKind::BlackBoxSearch => {
-            let plugin: Box<dyn BlackBoxSearch> = trial.method.optimizer.build()?;
-            let protocol = RetrainProtocol::proxy(settings);
-            augmentation(&protocol).check(image)?;
-            let network = derived_network(&space, &sample, data, &protocol)?;
-            need(&network, network.activation_bytes(settings.batch_size), 5);
-            let epochs = plugin.evaluations().unwrap_or(settings.epochs) as f64;
-            work += epochs * half * network.multiply_adds() as f64 * PASS;
-        }
-    }
-    let evaluator: Box<dyn Evaluator> = trial.task.evaluate.build()?;
-    if let Some(protocol) = evaluator.protocol() {
-        augmentation(protocol).check(image)?;
-        let network = derived_network(&space, &sample, data, protocol)?;
-        need(&network, network.activation_bytes(protocol.batch_size), 5);
-        let images = (protocol.epochs * data.train.len()) as f64;
-        work += images * network.multiply_adds() as f64 * PASS;
-    }
-    // Images in memory, and the process itself.
-    let pixels = (data.train.pixels.len() + data.test.pixels.len()) as u64;
-    cost.memory_bytes += pixels + (16 << 20);
-    cost.multiply_adds = work;
-    Ok(cost)
 }

@@ -140,6 +140,15 @@ impl Method {
         Ok(method)
     }
 
+    /// Estimates mixed derivatives by another estimator than the optimizer's own (to compare them).
+    ///
+    /// # Errors
+    /// Unknown, or options that do not fit.
+    pub fn use_estimator(&mut self, name: &str, options: &serde_json::Value) -> Result<()> {
+        self.estimator = registry::build::<dyn Hypergradient>(name, options)?;
+        Ok(())
+    }
+
     fn key(&self, purpose: Purpose) -> Key {
         Key::new(self.seed, purpose)
     }
@@ -215,11 +224,18 @@ impl Method {
         at.epoch >= self.graph.warmup_epochs && at.step.is_multiple_of(self.graph.every)
     }
 
-    /// Forward and backward passes of an average step over all networks (an estimate for plans).
+    /// Does the hypergradient look through the inner updates?
+    pub fn unrolls(&self) -> bool {
+        self.estimator.unrolls()
+    }
+
+    /// Gradients computed in an average step, of all networks together (an estimate for plans).
     pub fn passes_a_step(&self) -> f64 {
         let stages = self.networks.len() as f64;
-        let hyper = if self.estimator.unrolls() { 3.0 * stages + 1.0 } else { 1.0 };
-        (hyper / self.graph.every as f64 + stages) / stages
+        // One for each stage's update, one for each term of the objective, two for each mixed product.
+        let terms = self.graph.objective.iter().filter(|o| o.weight > 0.0).count() as f64;
+        let hyper = if self.unrolls() { 3.0 * stages + terms } else { 1.0 };
+        hyper / self.graph.every as f64 + stages
     }
 
     /// The hypergradient at the present state.

@@ -1,17 +1,17 @@
 //! Training a derived network from scratch and testing it once (METHODS.md §3, retrain).
 
-use crate::accuracy::{accuracy, correct};
+use crate::accuracy::accuracy;
 use crate::loader::{Augmentation, Loader, prefetched};
 use crate::record::{Observer, event};
-use candle_core::{Tensor, Var};
+use crate::training::Trainee;
+use candle_core::Tensor;
 use tetlo_core::data::Data;
 use tetlo_core::genotype::Genotype;
 use tetlo_core::kinds::RetrainProtocol;
-use tetlo_core::multilevel::cross_entropy;
-use tetlo_core::network::{ImageShape, Network, Pass, update_running_statistics};
-use tetlo_core::optim::{CosineSchedule, Inner, SgdState};
+use tetlo_core::network::{ImageShape, Pass};
+use tetlo_core::optim::{CosineSchedule, Inner};
 use tetlo_core::rng::{Key, Purpose};
-use tetlo_core::space::{DerivedSize, KernelNetwork, SpaceSpec, initial_values};
+use tetlo_core::space::{DerivedSize, KernelNetwork, SpaceSpec};
 use tetlo_core::{Error, Result};
 
 /// Weights and running statistics of a trained network.
@@ -88,7 +88,7 @@ pub fn train(
 ) -> Result<Trained> {
     let p = run.protocol;
     let key = Key::new(run.seed, Purpose::Weights).level(STAGE).role(run.role);
-    let (mut weights, mut buffers, _) = initial_values(&network, key)?;
+    let mut trainee = Trainee::new(&network, key)?;
     let augmentation = augmentation(p);
     augmentation.check(run.data.train.shape)?;
     let shuffle = Key::new(run.seed, Purpose::Shuffle).level(STAGE).role(run.role);
@@ -96,7 +96,6 @@ pub fn train(
         Loader::training(run.data, run.indices.to_vec(), p.batch_size, augmentation, shuffle);
     let schedule =
         CosineSchedule { start: p.learning_rate, min: p.learning_rate_min, epochs: p.epochs };
-    let mut sgd = SgdState::default();
     let steps = loader.shuffled(0).len();
     observer.phase(run.phase, steps * p.epochs);
     for epoch in 0..p.epochs {
@@ -114,33 +113,16 @@ pub fn train(
             |i, batch| {
                 let step = epoch * steps + i;
                 let pass = Pass::train(key.step(step)).with_drop_path(drop_path);
-                let var = Var::from_tensor(&weights.detach())?;
-                let output = network.forward(var.as_tensor(), None, &batch.images, &pass)?;
-                let mut loss = cross_entropy(&output.logits, &batch.labels)?;
-                if let Some(auxiliary) = &output.auxiliary_logits {
-                    let deep = cross_entropy(auxiliary, &batch.labels)?;
-                    loss = (loss + (deep * p.auxiliary_weight)?)?;
-                }
-                let value = f64::from(loss.to_scalar::<f32>()?);
-                let gradients = loss.backward()?;
-                let gradient = gradients
-                    .get(&var)
-                    .ok_or_else(|| Error::NoGradient("the weights of the derived network".into()))?
-                    .detach();
-                let (next, length) = sgd.step(inner, p.gradient_clip, &weights, &gradient)?;
-                if !value.is_finite() || !length.is_finite() {
+                let done = trainee.step(&network, &batch, &pass, inner, p)?;
+                if !done.loss.is_finite() || !done.gradient_norm.is_finite() {
                     return Err(Error::NotFinite {
                         what: "training loss".into(),
                         level: run.phase.to_owned(),
                         step,
                     });
                 }
-                weights = next;
-                if let Some(old) = &buffers {
-                    buffers = Some(update_running_statistics(old, output.statistics.as_ref())?);
-                }
-                sum += value * batch.labels.len() as f64;
-                hits += correct(&output.logits, &batch.labels)?;
+                sum += done.loss * batch.labels.len() as f64;
+                hits += done.correct;
                 images += batch.labels.len();
                 observer.step();
                 Ok(())
@@ -162,6 +144,7 @@ pub fn train(
             p.epochs
         ));
     }
+    let Trainee { weights, buffers, .. } = trainee;
     Ok(Trained { network, weights, buffers })
 }
 

@@ -1,7 +1,9 @@
 //! One zeroed block of floats for the whole life of a plan.
 #![expect(unsafe_code, reason = "memory mapping and raw allocation")]
 
+use crate::counters::{COUNTERS, count_many};
 use crate::error::{Error, Result};
+use std::sync::atomic::Ordering::Relaxed;
 
 /// 64-byte aligned, zeroed. Pages that are never touched cost nothing; large blocks ask for huge
 /// pages.
@@ -49,6 +51,7 @@ impl Arena {
             // SAFETY: a hint about memory that this arena owns; failure is harmless.
             unsafe { libc::madvise(ptr.cast(), payload, libc::MADV_HUGEPAGE) };
         }
+        count_many(&COUNTERS.arena_bytes, bytes as u64);
         Ok(Self { ptr: ptr.cast(), base: base.cast(), bytes })
     }
 
@@ -62,6 +65,7 @@ impl Arena {
         if base.is_null() {
             return Err(Error::Memory { bytes });
         }
+        count_many(&COUNTERS.arena_bytes, bytes as u64);
         Ok(Self { ptr: base.cast(), base, bytes })
     }
 
@@ -72,6 +76,7 @@ impl Arena {
 
 impl Drop for Arena {
     fn drop(&mut self) {
+        COUNTERS.arena_bytes.fetch_sub(self.bytes as u64, Relaxed);
         #[cfg(unix)]
         // SAFETY: exactly the mapping made in `new`.
         unsafe {

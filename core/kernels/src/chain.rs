@@ -125,6 +125,21 @@ impl Stage {
     }
 }
 
+impl Stage {
+    /// Multiply-adds of an image.
+    fn multiply_adds(&self) -> usize {
+        let ((inputs, ..), (outputs, height, width)) = (self.input, self.output);
+        let per_pixel = match self.conv {
+            Conv::Separable { kernel, .. } => inputs * (kernel * kernel + outputs),
+            Conv::Dense { kernel, .. } => inputs * outputs * kernel * kernel,
+            Conv::Factorized { .. } => inputs * outputs,
+            // What tensor code computes is not known here.
+            Conv::Function { .. } => 0,
+        };
+        height * width * per_pixel
+    }
+}
+
 impl Norm {
     fn weights(&self, channels: usize) -> Vec<(usize, usize)> {
         self.affine.map_or(vec![], |a| vec![(a.gamma, channels), (a.beta, channels)])
@@ -214,6 +229,14 @@ impl Chain {
             Self::Pool { norm, channels, .. } => norm.map_or(vec![], |n| n.weights(*channels)),
             Self::Map { norm, output, .. } => norm.map_or(vec![], |n| n.weights(output.0)),
             Self::Convs(stages) => stages.iter().flat_map(Stage::weights).collect(),
+        }
+    }
+
+    /// Multiply-adds of an image in convolutions.
+    pub(crate) fn multiply_adds(&self) -> usize {
+        match self {
+            Self::Identity { .. } | Self::Pool { .. } | Self::Map { .. } => 0,
+            Self::Convs(stages) => stages.iter().map(Stage::multiply_adds).sum(),
         }
     }
 

@@ -20,6 +20,12 @@ pub struct Counters {
     pub allocations: u64,
     /// Times that weights were brought into kernel layout.
     pub packings: u64,
+    /// Multiply-adds of the passes asked for: those of the graph's convolutions for each image
+    /// forward, as many for the gradients of activations, as many for those of weights if wanted.
+    /// What is recomputed or added up beside them is not counted.
+    pub multiply_adds: u64,
+    /// Bytes of all buffers alive now.
+    pub arena_bytes: u64,
 }
 
 pub(crate) struct Atomics {
@@ -29,6 +35,8 @@ pub(crate) struct Atomics {
     pub plans: AtomicU64,
     pub allocations: AtomicU64,
     pub packings: AtomicU64,
+    pub multiply_adds: AtomicU64,
+    pub arena_bytes: AtomicU64,
 }
 
 pub(crate) static COUNTERS: Atomics = Atomics {
@@ -38,10 +46,16 @@ pub(crate) static COUNTERS: Atomics = Atomics {
     plans: AtomicU64::new(0),
     allocations: AtomicU64::new(0),
     packings: AtomicU64::new(0),
+    multiply_adds: AtomicU64::new(0),
+    arena_bytes: AtomicU64::new(0),
 };
 
 pub(crate) fn count(counter: &AtomicU64) {
-    counter.fetch_add(1, Relaxed);
+    count_many(counter, 1);
+}
+
+pub(crate) fn count_many(counter: &AtomicU64, by: u64) {
+    counter.fetch_add(by, Relaxed);
 }
 
 /// The counts so far.
@@ -54,5 +68,7 @@ pub fn counters() -> Counters {
         plans: c.plans.load(Relaxed),
         allocations: c.allocations.load(Relaxed),
         packings: c.packings.load(Relaxed),
+        multiply_adds: c.multiply_adds.load(Relaxed),
+        arena_bytes: c.arena_bytes.load(Relaxed),
     }
 }

@@ -379,6 +379,12 @@ impl Graph {
         self.weights
     }
 
+    /// Multiply-adds of an image in the convolutions of a forward pass.
+    pub fn multiply_adds(&self) -> u64 {
+        let terms = self.states.iter().flat_map(|s| &s.terms);
+        terms.map(|(_, chain)| chain.multiply_adds() as u64).sum()
+    }
+
     /// Length of the statistics vector.
     pub fn statistics(&self) -> usize {
         self.statistics

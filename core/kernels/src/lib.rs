@@ -14,6 +14,7 @@ mod counters;
 mod error;
 mod function;
 mod graph;
+mod machine;
 mod maps;
 mod network;
 mod plan;
@@ -28,9 +29,11 @@ pub use function::{FunctionId, FunctionPass, TensorFunction};
 pub use graph::{
     Affine, Export, ExportId, Graph, GraphBuilder, Primitive, Shape, StateId, Term, Weight,
 };
+pub use machine::{MachinePeak, machine_peak};
 pub use maps::{Gather, Map, MaxPool2x2};
 pub use network::{Mode, Network, Outputs};
 pub use plan::Plan;
+pub use primitives::{count_kernels, kernel_calls};
 pub use threads::{set_threads, threads};
 
 /// The kernels this machine can run, fastest first: `avx512`, `avx2`, `neon`, `portable`.

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Storage, Tensor, bail};
 
-use crate::counters::{COUNTERS, count};
+use crate::counters::{COUNTERS, count, count_many};
 use crate::error;
 use crate::graph::Graph;
 use crate::plan::{Buffers, Inputs, Plan, Recorded, Targets, Wanted, same_bits};
@@ -72,6 +72,7 @@ pub struct Network(Arc<Inner>);
 
 struct Inner {
     graph: Graph,
+    multiply_adds: u64,
     kernels: &'static Kernels,
     memory: Mutex<Memory>,
 }
@@ -113,7 +114,7 @@ struct Op {
 impl Network {
     /// A network on the fastest kernels of this machine (or those that `TETLO_SIMD` names).
     pub fn new(graph: Graph) -> Self {
-        Self::on(graph, primitives::default_table())
+        Self::on(graph, primitives::table_for_network())
     }
 
     /// A network on the kernels called `simd`, one of [`crate::simd_paths`]; `None` if this machine
@@ -123,8 +124,12 @@ impl Network {
     }
 
     fn on(graph: Graph, kernels: &'static Kernels) -> Self {
-        Self(Arc::new(Inner { graph, kernels, memory: Mutex::default() }))
+        let multiply_adds = graph.multiply_adds();
+        Self(Arc::new(Inner { graph, multiply_adds, kernels, memory: Mutex::default() }))
     }
+
+    /// Passes whose activations are kept at the same time, each in a set of buffers of its own.
+    pub const MOST_PASSES: usize = SLOTS;
 
     /// The graph.
     pub fn graph(&self) -> &Graph {
@@ -241,6 +246,10 @@ impl fmt::Debug for Network {
 impl Inner {
     fn lock(&self) -> MutexGuard<'_, Memory> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn count_work(&self, images: usize, times: u64) {
+        count_many(&COUNTERS.multiply_adds, images as u64 * times * self.multiply_adds);
     }
 }
 
@@ -371,6 +380,7 @@ impl CustomOp3 for Op {
     ) -> Result<(CpuStorage, Shape)> {
         let mut memory = self.inner.lock();
         count(&COUNTERS.forwards);
+        self.inner.count_work(l1.dims()[0], 1);
         let out = self.run(&mut memory, floats(s1, l1)?, floats(s2, l2)?, floats(s3, l3)?)?;
         let shape = Shape::from(out.len());
         Ok((CpuStorage::F32(out), shape))
@@ -389,6 +399,7 @@ impl CustomOp3 for Op {
         }
         let mut memory = self.inner.lock();
         count(&COUNTERS.backwards);
+        self.inner.count_work(images.dim(0)?, 1 + u64::from(weights.track_op()));
         if !memory.slots.iter().any(|slot| slot.pass == self.pass) {
             self.repeat(&mut memory, [images, weights, ops], result)?;
         }

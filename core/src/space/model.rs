@@ -157,6 +157,12 @@ impl Network for KernelNetwork {
         tetlo_kernels::Plan::estimate_bytes(self.kernels.graph(), batch)
     }
 
+    fn export_bytes(&self, batch: usize) -> usize {
+        let graph = self.kernels.graph();
+        let floats = |e: &Export| graph.export_shape(e, batch).iter().product::<usize>();
+        4 * graph.exports().iter().map(floats).sum::<usize>()
+    }
+
     fn forward(
         &self,
         weights: &Tensor,

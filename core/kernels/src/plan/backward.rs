@@ -333,9 +333,9 @@ impl Pass<'_> {
     /// After stage `depth`: its weight gradients, and the lazy gradients of the stage before.
     unsafe fn finish_stage(&self, bundle: &Bundle, depth: usize, weights: Option<Shared<f32>>) {
         let chains = || bundle.chains.iter().filter(|(_, c)| c.len() > depth);
-        if let Some(weights) = weights {
-            let convs: Vec<usize> = chains().map(|(_, c)| c[depth]).collect();
-            self.gather_gradients(&convs, weights);
+        // A bundle of pools alone has no stage.
+        if let (Some(weights), Some(stage)) = (weights, bundle.stages.get(depth)) {
+            self.gather_gradients(stage, weights);
         }
         if depth == 0 {
             return;

@@ -262,8 +262,10 @@ impl Compiler<'_> {
         let (bias_stride, copies) = if per_image { (padded, self.plan.max_batch) } else { (0, 1) };
         let bias = self.small(padded * copies);
         let depth = chains.iter().map(|(_, c)| c.len()).max().unwrap_or(0);
+        let of_depth = |d: usize| chains.iter().filter_map(|(_, c)| c.get(d).copied()).collect();
+        let stages = (0..depth).map(of_depth).collect();
         let terms = first..self.plan.states[state].terms.len();
-        let bundle = Bundle { sources, terms, chains, depth, bias, bias_stride };
+        let bundle = Bundle { sources, terms, chains, stages, depth, bias, bias_stride };
         self.plan.states[state].bundles.push(bundle);
     }
 

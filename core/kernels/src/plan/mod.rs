@@ -274,6 +274,8 @@ struct Bundle {
     terms: std::ops::Range<usize>,
     /// Convolutions of each chain, with the position of its term.
     chains: Vec<(usize, Vec<usize>)>,
+    /// The same by their depth in the chains.
+    stages: Vec<Vec<usize>>,
     depth: usize,
     bias: usize,
     bias_stride: usize,

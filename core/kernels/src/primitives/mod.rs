@@ -12,9 +12,11 @@
 )]
 
 pub(crate) mod convert;
+mod counted;
 pub(crate) mod depthwise;
 pub(crate) mod mix;
 pub(crate) mod packed;
+mod peak;
 pub(crate) mod pool;
 pub(crate) mod stream;
 pub(crate) mod winograd;
@@ -23,9 +25,12 @@ use std::sync::OnceLock;
 
 use crate::maps::{self, MapBackward, MapForward};
 
+pub(crate) use counted::table_for_network;
+pub use counted::{count_kernels, kernel_calls};
 pub(crate) use depthwise::{Depthwise, DepthwiseWeight, Tap};
 pub(crate) use mix::{Mix, MixWeight};
 pub(crate) use packed::{PackedMix, PackedMixWeight};
+pub(crate) use peak::{MOST_SUMS, Peak, Read};
 pub(crate) use pool::{Pool, PoolBack};
 pub(crate) use stream::{Dots, Fill, Lazy, Mask, Rectify, Scaled, Sum};
 pub(crate) use winograd::{ELEMENTS, Filters, Gather, Winograd, WinogradWeight, room};
@@ -33,6 +38,8 @@ pub(crate) use winograd::{ELEMENTS, Filters, Gather, Winograd, WinogradWeight, r
 /// The kernels of one instruction set.
 pub(crate) struct Kernels {
     pub name: &'static str,
+    /// Sums side by side in [`Peak`].
+    pub sums: usize,
     pub depthwise: unsafe fn(&Depthwise),
     pub depthwise_weight: unsafe fn(&DepthwiseWeight),
     pub mix: unsafe fn(&Mix),
@@ -53,14 +60,16 @@ pub(crate) struct Kernels {
     pub pool_back: unsafe fn(&PoolBack),
     pub map: unsafe fn(&MapForward<'_>),
     pub map_back: unsafe fn(&MapBackward<'_>),
+    pub peak: unsafe fn(&Peak),
+    pub read: unsafe fn(&Read),
 }
 
 /// Tile sizes: a depthwise tile has `rows x pixels`, a mixing tile `pixels x blocks` of output, its
 /// weight gradient `out x in`; `k3` and `k5` are the kernel rows of one pass of the depthwise
-/// weight gradient; `wide` turns on the sliding depthwise kernel, which needs 32 wide registers.
+/// weight gradient; `sums` fill the registers of the peak kernel; `wide` turns on the sliding depthwise kernel, which needs 32 wide registers.
 macro_rules! table {
     ($name:ident, $V:ty, rows $R:literal, pixels $P:literal, wide $W:literal, blocks $Q:literal,
-     out $M:literal, in $N:literal, k3 $R3:literal, k5 $R5:literal, $(#[$feature:meta])*) => {
+     out $M:literal, in $N:literal, k3 $R3:literal, k5 $R5:literal, sums $K:literal, $(#[$feature:meta])*) => {
         mod $name {
             use super::*;
             use crate::simd;
@@ -86,9 +95,12 @@ macro_rules! table {
                 pool_back(PoolBack) pool::pool_back::<$V>;
                 map(MapForward<'_>) maps::map::<$V>;
                 map_back(MapBackward<'_>) maps::map_back::<$V>;
+                peak(Peak) peak::peak::<$V, $K>;
+                read(Read) peak::read::<$V>;
             );
             pub(super) static TABLE: Kernels = Kernels {
                 name: stringify!($name),
+                sums: $K,
                 depthwise,
                 depthwise_weight,
                 mix,
@@ -109,6 +121,8 @@ macro_rules! table {
                 pool_back,
                 map,
                 map_back,
+                peak,
+                read,
             };
         }
     };
@@ -124,15 +138,15 @@ macro_rules! table {
 }
 
 #[cfg(target_arch = "x86_64")]
-table!(avx512, simd::Avx512, rows 2, pixels 8, wide true, blocks 2, out 8, in 2, k3 3, k5 5,
+table!(avx512, simd::Avx512, rows 2, pixels 8, wide true, blocks 2, out 8, in 2, k3 3, k5 5, sums 16,
     #[target_feature(enable = "avx512f,avx512dq,avx512vl,avx512bw,avx2,fma")]);
 #[cfg(target_arch = "x86_64")]
-table!(avx2, simd::Avx2, rows 1, pixels 4, wide false, blocks 1, out 4, in 1, k3 1, k5 1,
+table!(avx2, simd::Avx2, rows 1, pixels 4, wide false, blocks 1, out 4, in 1, k3 1, k5 1, sums 5,
     #[target_feature(enable = "avx2,fma")]);
 #[cfg(target_arch = "aarch64")]
-table!(neon, simd::Neon, rows 1, pixels 4, wide false, blocks 1, out 4, in 1, k3 1, k5 1,
+table!(neon, simd::Neon, rows 1, pixels 4, wide false, blocks 1, out 4, in 1, k3 1, k5 1, sums 4,
     #[target_feature(enable = "neon")]);
-table!(portable, simd::Array, rows 1, pixels 2, wide false, blocks 1, out 4, in 1, k3 1, k5 1,);
+table!(portable, simd::Array, rows 1, pixels 2, wide false, blocks 1, out 4, in 1, k3 1, k5 1, sums 2,);
 
 /// The table called `name` if this machine can run it; without a name, the fastest one.
 pub(crate) fn table(name: Option<&str>) -> Option<&'static Kernels> {
