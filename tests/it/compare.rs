@@ -132,8 +132,14 @@ fn a_loss_from_outside_the_plugins_and_threads_from_the_environment() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let events = std::fs::read_to_string(here.join("one/events.jsonl")).expect("events");
     assert!(events.contains("hypergrad/through_W/norm"), "the transfer has its own terms");
-    let bad = command.env("TETLO_THREADS", "many").output().expect("the binary starts");
-    assert_eq!(bad.status.code(), Some(2));
+    for (name, value) in
+        [("TETLO_THREADS", "many"), ("TETLO_THREADS", "100000"), ("TETLO_SIMD", "sse")]
+    {
+        let mut command = crate::tetlo::command(here, &search);
+        let bad = command.env(name, value).output().expect("the binary starts");
+        assert_eq!(bad.status.code(), Some(2), "{name}={value}");
+        assert!(String::from_utf8_lossy(&bad.stderr).contains(name));
+    }
 }
 
 #[test]

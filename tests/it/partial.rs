@@ -100,3 +100,26 @@ fn selections_read_betas() {
     let found: Vec<_> = text.lines().map(sources).collect();
     assert_eq!(found, [vec![0, 1, 0, 1, 0, 1, 0, 1], vec![1, 0, 2, 0, 3, 0, 4, 0]]);
 }
+
+#[test]
+fn what_would_train_nothing_is_an_error() {
+    let directory = tempfile::tempdir().expect("a folder");
+    let here = directory.path();
+    let second = "[[method]]\nname = \"tetlo-pc\"";
+    let twice = "{ plugin = \"partial-channels\", options = { factor = 2 } }";
+    let cases = [
+        (
+            methods().replace("warmup-epochs = 1 }", "warmup-epochs = 15 }"),
+            "`warmup-epochs = 15` leaves none of the search's 2 epochs",
+        ),
+        (
+            methods().replace(second, &format!("transforms = [{twice}, {twice}]\n{second}")),
+            "a method takes one transform",
+        ),
+    ];
+    for (text, expected) in cases {
+        std::fs::write(here.join("c.toml"), text).expect("written");
+        let error = tetlo_in(here, &["config", "check", "c.toml"]).code(2).err();
+        assert!(error.contains(expected), "{error}");
+    }
+}

@@ -147,8 +147,15 @@ pub(crate) fn place(device: &str, threads: usize) -> Result<Place, Unplaced> {
 pub(crate) fn set_threads(threads: usize) -> Result<usize> {
     let threads = match threads {
         0 => threads_from_environment()?,
+        n if n > config::MOST_THREADS => {
+            bail!(Usage(format!("{n} threads: at most {} are supported", config::MOST_THREADS)))
+        }
         n => n,
     };
+    if let Err(name) = tetlo_kernels::check_simd() {
+        let paths = tetlo_kernels::simd_paths().join(", ");
+        bail!(Usage(format!("TETLO_SIMD is `{name}`, but this machine has {paths}")));
+    }
     tetlo_kernels::set_threads(threads);
     Ok(threads)
 }
@@ -157,8 +164,11 @@ pub(crate) fn set_threads(threads: usize) -> Result<usize> {
 pub(crate) fn threads_from_environment() -> Result<usize> {
     match std::env::var("TETLO_THREADS") {
         Ok(text) => match text.parse::<usize>() {
-            Ok(n) if n > 0 => Ok(n),
-            _ => bail!(Usage(format!("TETLO_THREADS must be a positive number, got `{text}`"))),
+            Ok(n) if (1..=config::MOST_THREADS).contains(&n) => Ok(n),
+            _ => bail!(Usage(format!(
+                "TETLO_THREADS must be a number from 1 to {}, got `{text}`",
+                config::MOST_THREADS
+            ))),
         },
         Err(_) => Ok(std::thread::available_parallelism().map_or(1, usize::from)),
     }

@@ -85,6 +85,16 @@ impl Method {
     ) -> Result<Self> {
         let optimizer: Box<dyn MultilevelOptimizer> = config.optimizer.build()?;
         let graph = optimizer.graph()?.validated()?;
+        let (warmup, epochs) = (graph.warmup_epochs, config.search.epochs);
+        if warmup >= epochs {
+            return Err(Error::config_hint(
+                format!(
+                    "`warmup-epochs = {warmup}` leaves none of the search's {epochs} epochs to train \
+                     the architecture"
+                ),
+                "set the optimizer's option `warmup-epochs` below `search.epochs`",
+            ));
+        }
         let estimator =
             registry::build::<dyn Hypergradient>(&graph.estimator, &graph.estimator_options)?;
         let space = transformed(config, space)?;

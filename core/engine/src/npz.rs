@@ -128,7 +128,12 @@ where
     let shape: Vec<u64> = tensor.dims().iter().map(|d| *d as u64).collect();
     let values = tensor.flatten_all()?.to_vec1::<T>()?;
     let mut array = writer
-        .array(name, npyz::zip::write::FileOptions::default())
+        // No date: equal arrays are equal bytes.
+        .array(
+            name,
+            npyz::zip::write::FileOptions::default()
+                .last_modified_time(npyz::zip::DateTime::default()),
+        )
         .map_err(failed)?
         .default_dtype()
         .shape(&shape)

@@ -41,6 +41,18 @@ pub fn simd_paths() -> Vec<&'static str> {
     primitives::available().into_iter().map(|k| k.name).collect()
 }
 
+/// Whether this machine has the kernels that `TETLO_SIMD` names, in upper or lower case; networks
+/// ignore a name that it has not.
+///
+/// # Errors
+/// What the variable says, if this machine has no such kernels.
+pub fn check_simd() -> std::result::Result<(), String> {
+    match primitives::wanted_table() {
+        Some(name) if primitives::table(Some(&name)).is_none() => Err(name),
+        _ => Ok(()),
+    }
+}
+
 /// The kernels that networks use in this process: the fastest of this machine, or what `TETLO_SIMD` names.
 pub fn simd_name() -> &'static str {
     primitives::default_table().name

@@ -10,7 +10,7 @@ use crate::Result;
 const MULTILEVEL: &str = "multilevel-optimizer";
 const BLACK_BOX: &str = "black-box-search";
 /// More threads than any machine has cores: a slip.
-const MOST_THREADS: usize = 4096;
+pub const MOST_THREADS: usize = 4096;
 /// Names become parts of file names, whose length file systems limit.
 const LONGEST_NAME: usize = 100;
 

@@ -30,6 +30,7 @@ mod source;
 mod tests;
 mod tree;
 
+pub use check::MOST_THREADS;
 pub use difference::difference;
 pub use explain::explain;
 pub use load::{load, load_bytes};

@@ -51,6 +51,9 @@ impl FromOptions for PartialChannels {
 
 impl SupernetTransform for PartialChannels {
     fn transform(&self, space: SpaceSpec) -> Result<SpaceSpec> {
+        if space.mixing != Mixing::default() {
+            return Err(Error::config("a method takes one transform `partial-channels`"));
+        }
         let (factor, channels) = (self.mixing.factor, space.skeleton.channels());
         if !channels.is_multiple_of(factor) {
             return Err(Error::config_hint(

@@ -176,11 +176,15 @@ pub(crate) fn available() -> Vec<&'static Kernels> {
     tables
 }
 
+/// What `TETLO_SIMD` says.
+pub(crate) fn wanted_table() -> Option<String> {
+    std::env::var("TETLO_SIMD").ok().map(|name| name.to_lowercase())
+}
+
 /// The table of this process: the one `TETLO_SIMD` names if this machine has it, else the fastest.
 pub(crate) fn default_table() -> &'static Kernels {
     static CHOSEN: OnceLock<&'static Kernels> = OnceLock::new();
     CHOSEN.get_or_init(|| {
-        let wanted = std::env::var("TETLO_SIMD").ok();
-        table(wanted.as_deref()).or_else(|| table(None)).unwrap_or(&portable::TABLE)
+        table(wanted_table().as_deref()).or_else(|| table(None)).unwrap_or(&portable::TABLE)
     })
 }
