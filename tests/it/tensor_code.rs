@@ -62,8 +62,11 @@ fn steps_of_every_kind() {
         assert!(of_alphas.iter().all(|v| v.is_finite()), "{method}");
         assert!(of_alphas.chunks(4).all(|row| row[3] != 0.0), "{method}: {of_alphas:?}");
         let old: Vec<f32> = before[gate].flatten_all().and_then(|t| t.to_vec1()).expect("numbers");
-        let moved =
-            values(&format!("after/{gate}")).iter().zip(&old).filter(|(a, b)| a != b).count();
+        let moved = values(&format!("after/{gate}"))
+            .iter()
+            .zip(&old)
+            .filter(|(a, b)| a.to_bits() != b.to_bits())
+            .count();
         assert!(moved * 2 > old.len(), "{method}: {moved} weights of {} moved", old.len());
     }
 }

@@ -32,7 +32,7 @@ pub use graph::{
 pub use machine::{MachinePeak, machine_peak};
 pub use maps::{AvgPool2x2, Gather, Map, MaxPool2x2, Same};
 pub use network::{Mode, Network, Outputs};
-pub use plan::Plan;
+pub use plan::{Plan, packs};
 pub use primitives::{count_kernels, kernel_calls};
 pub use threads::{set_threads, threads};
 

@@ -17,7 +17,7 @@ use crate::registry;
 use crate::{Error, Result};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use tetlo_kernels::{StateId, Weight};
+use tetlo_kernels::{Gather, StateId, Weight};
 
 /// How a derived network differs from the skeleton it was searched with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -280,6 +280,11 @@ fn mixed_cell(
         .cell(name)
         .ok_or_else(|| Error::config(format!("space `{}` has no cell `{name}`", spec.name)))?;
     let mut states = stack.inputs(i)?;
+    // Between gathers the kernels run several images of so few channels in one register.
+    let packed = spec.mixing.factor == 1 && tetlo_kernels::packs(stack.channels);
+    if packed {
+        states = states.iter().map(|s| stack.builder.joined(&[*s])).collect::<Result<_>>()?;
+    }
     let mut mixed = Mixed::new(spec.mixing, stack.channels);
     // Parameters stand in edge order, whatever the order of the nodes.
     for to in cell.inputs..cell.states() {
@@ -300,7 +305,12 @@ fn mixed_cell(
         let sum = node(stack, (mixed.channels(), states[0]), reduction, terms)?;
         states.push(mixed.node(&mut stack.builder, sum, &edges)?);
     }
-    Ok(cell.concat().iter().map(|s| states[*s]).collect())
+    let outputs: Vec<StateId> = cell.concat().iter().map(|s| states[*s]).collect();
+    if packed {
+        let groups = outputs.chunks(Gather::MOST_INPUTS);
+        return groups.map(|group| stack.builder.joined(group)).collect();
+    }
+    Ok(outputs)
 }
 
 fn derived_cell(

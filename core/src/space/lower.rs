@@ -66,6 +66,15 @@ impl NetworkBuilder {
         Ok(Some(Term { input: input.to_vec(), chain, weight }))
     }
 
+    /// A state of its own with the channels of these.
+    ///
+    /// # Errors
+    /// Their heights or widths differ.
+    pub fn joined(&mut self, states: &[StateId]) -> Result<StateId> {
+        let channels: Vec<usize> = (0..self.joint_shape(states).0).collect();
+        Ok(self.graph.gather(states, &channels)?)
+    }
+
     /// A state that is one chain.
     ///
     /// # Errors

@@ -34,6 +34,9 @@ struct Piece {
 }
 
 impl Gather {
+    /// Largest number of states that one gather reads.
+    pub const MOST_INPUTS: usize = INPUTS;
+
     /// A gather from states with these numbers of channels; `channels` are places in their
     /// concatenation.
     ///

@@ -26,6 +26,7 @@ use crate::primitives::{ELEMENTS, Tap};
 pub(crate) use exec::{Buffers, Inputs, Recorded, Targets, Wanted, same_bits};
 use export::Output;
 use packing::Packing;
+pub use packing::packs;
 use std::sync::Arc;
 
 /// Weight gradients are summed over this many fixed parts of the batch, so that results do not

@@ -47,6 +47,12 @@ impl Packing {
     }
 }
 
+/// Whether states of so many channels hold several images in a register where they lie between
+/// gathers.
+pub fn packs(channels: usize) -> bool {
+    Packing::of(channels).is_packed()
+}
+
 /// How each state is packed. A packed state is gathered from unpacked ones, or a sum over packed ones;
 /// what reads it is packed alike, or gathers from it.
 pub(super) fn packings(graph: &Graph) -> Vec<Packing> {
