@@ -1,7 +1,9 @@
 //! The space `nas-bench-201`: networks and search steps against the committed `PyTorch` results,
 //! and everything a user does with the space.
 
-use crate::network::{Named, close, close_probe, filled, produced, safetensors, values};
+use crate::network::{
+    Named, close, close_probe, filled, partial_channels, produced, safetensors, values,
+};
 use crate::tetlo::{fixture, tetlo_in};
 use candle_core::Tensor;
 use serde_json::{Value, json};
@@ -60,8 +62,10 @@ preset = "darts-2nd"
 /// Writes the config and the weights of a case: names and shapes from `--init`, values by the rule.
 fn prepare(here: &Path, case: &Value, input: &str) {
     let number = |key: &str| case[key].as_u64().expect("a number");
-    std::fs::write(here.join("c.toml"), config(number("channels"), number("cells")))
-        .expect("written");
+    let text = config(number("channels"), number("cells"));
+    let method = "[[method]]\nname = \"darts-2nd\"";
+    let text = text.replace(method, &format!("{}{method}", partial_channels(case)));
+    std::fs::write(here.join("c.toml"), text + &partial_channels(case)).expect("written");
     let is_step = case["kind"] == "step";
     // For the shape of its images.
     let images = if is_step {
@@ -83,7 +87,7 @@ fn prepare(here: &Path, case: &Value, input: &str) {
     let drawn = safetensors(&path);
     let momentum = drawn
         .keys()
-        .filter(|n| is_step && !n.contains("running") && *n != "arch_parameters")
+        .filter(|n| is_step && !["running", "arch_", "betas_"].iter().any(|no| n.contains(no)))
         .map(|n| (format!("momentum/{n}"), drawn[n].clone()));
     let tensors: HashMap<String, Tensor> = drawn
         .iter()

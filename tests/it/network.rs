@@ -58,8 +58,7 @@ fn limits(name: &str, shape: &[usize]) -> (f64, f64) {
     let last = name.rsplit('.').next().unwrap_or(name);
     let half = if name.starts_with("momentum/") {
         0.05
-    } else if name.starts_with("alphas_") || name.starts_with("betas_") || name == "arch_parameters"
-    {
+    } else if ["alphas_", "betas_", "arch_parameters"].iter().any(|n| name.starts_with(n)) {
         0.5 * 3f64.sqrt()
     } else if last == "running_var" || (last == "weight" && shape.len() == 1) {
         return (0.5, 1.5);
@@ -126,17 +125,22 @@ plugin = "retrain"
 options = {{ channels = {channels}, cells = {cells}, auxiliary-weight = {auxiliary:?} }}
 "#
     );
-    if let Some(factor) = case["factor"].as_u64() {
-        let _ = writeln!(
-            text,
-            "[[method]]\nname = \"partial\"\npreset = \"pc-darts\"\n\
-             transforms = [{{ plugin = \"partial-channels\", options = {{ factor = {factor} }} }}]"
-        );
+    if case["factor"].is_u64() {
+        text.push_str("[[method]]\nname = \"partial\"\npreset = \"pc-darts\"\n");
+        text.push_str(&partial_channels(case));
     }
     for method in ["darts-1st", "darts-2nd"] {
         let _ = writeln!(text, "[[method]]\nname = \"{method}\"\npreset = \"{method}\"");
     }
     text
+}
+
+/// The transform of a case with partial channels.
+pub(crate) fn partial_channels(case: &Value) -> String {
+    let Some(factor) = case["factor"].as_u64() else { return String::new() };
+    format!(
+        "transforms = [{{ plugin = \"partial-channels\", options = {{ factor = {factor} }} }}]\n"
+    )
 }
 
 /// Weights of a case that are not stored: names and shapes from `--init`, values by the rule.

@@ -3,27 +3,14 @@
 use crate::error::{Error, Result};
 use crate::function::TensorFunction;
 use crate::graph::{Affine, Primitive, Shape};
-use crate::maps::Map;
+use crate::maps::{Map, Same};
 use std::sync::Arc;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Chain {
-    Identity {
-        relu: bool,
-    },
-    /// A window of side 1 is the state itself, to be normalised.
-    Pool {
-        max: bool,
-        size: usize,
-        stride: usize,
-        norm: Option<Norm>,
-        channels: usize,
-    },
-    Map {
-        map: Map,
-        norm: Option<Norm>,
-        output: Shape,
-    },
+    Identity { relu: bool },
+    Pool { max: bool, stride: usize, norm: Option<Norm>, channels: usize },
+    Map { map: Map, norm: Option<Norm>, output: Shape },
     Convs(Vec<Stage>),
 }
 
@@ -174,33 +161,20 @@ impl Chain {
         match primitives {
             [] => single("the identity").map(|()| Self::Identity { relu: false }),
             [Primitive::Relu] => single("a rectifier").map(|()| Self::Identity { relu: true }),
-            [Primitive::BatchNorm { affine, statistics }] => {
-                single("a normalisation")?;
-                let norm = Some(Norm { affine: *affine, statistics: *statistics });
-                Ok(Self::Pool { max: false, size: 1, stride: 1, norm, channels: input.0 })
+            [norm @ Primitive::BatchNorm { .. }] => {
+                let map = Map::Same(Same);
+                let output = map.output(inputs).map_err(fail)?;
+                let norm = only_norm(std::slice::from_ref(norm), map.name()).map_err(fail)?;
+                Ok(Self::Map { map, norm, output })
             }
-            [
-                pool
-                @ (Primitive::MaxPool { .. } | Primitive::AvgPool { .. } | Primitive::AvgPool2),
-                rest @ ..,
-            ] => {
+            [pool @ (Primitive::MaxPool { stride } | Primitive::AvgPool { stride }), rest @ ..] => {
                 single("a pool")?;
-                let (size, stride) = match *pool {
-                    Primitive::MaxPool { stride } | Primitive::AvgPool { stride } => (3, stride),
-                    _ => (2, 2),
-                };
-                if !(1..=2).contains(&stride) {
+                if !(1..=2).contains(stride) {
                     return Err(fail(format!("stride {stride}: only 1 and 2 are supported")));
-                }
-                if size == 2 && !(input.1.is_multiple_of(2) && input.2.is_multiple_of(2)) {
-                    return Err(fail(format!(
-                        "AvgPool2 needs an even height and width, but they are {} and {}",
-                        input.1, input.2
-                    )));
                 }
                 let max = matches!(pool, Primitive::MaxPool { .. });
                 let norm = only_norm(rest, "a pool").map_err(fail)?;
-                Ok(Self::Pool { max, size, stride, norm, channels: input.0 })
+                Ok(Self::Pool { max, stride: *stride, norm, channels: input.0 })
             }
             [Primitive::Map(map), rest @ ..] => {
                 let output = map.output(inputs).map_err(fail)?;
@@ -288,7 +262,6 @@ fn names(primitives: &[Primitive], functions: &[Arc<dyn TensorFunction>]) -> Str
         Primitive::AvgPool { stride } => format!("AvgPool stride {stride}"),
         Primitive::Map(map) => map.name().to_owned(),
         Primitive::Function { function, .. } => functions[function.0].name().to_owned(),
-        Primitive::AvgPool2 => "AvgPool2".to_owned(),
         Primitive::BatchNorm { affine: Some(_), .. } => "BatchNorm affine".to_owned(),
         Primitive::BatchNorm { .. } => "BatchNorm".to_owned(),
     };
@@ -361,8 +334,7 @@ fn convolution(
         [] => return Err("a Relu at the end must be alone".into()),
         _ => {
             return Err("expected a convolution here: the supported chains are (Relu?, Depthwise + Pointwise | \
-                        Pointwise | Dense | FactorizedReduce | Function, BatchNorm?) repeated, (MaxPool | AvgPool | AvgPool2 | a map, \
-                        BatchNorm?), BatchNorm alone, Relu alone, or nothing"
+                        Pointwise | Dense | FactorizedReduce | Function, BatchNorm?) repeated, (MaxPool | AvgPool | a map, BatchNorm?), BatchNorm alone, Relu alone, or nothing"
                 .into());
         }
     };

@@ -104,8 +104,6 @@ pub enum Primitive {
     },
     /// A primitive of the folder `maps`. Only a [`Primitive::BatchNorm`] may follow it.
     Map(Map),
-    /// Mean of each 2x2 square, stride 2. Height and width must be even.
-    AvgPool2,
     /// Candle tensor code, in the place of a convolution.
     Function {
         /// What [`GraphBuilder::function`] gave.

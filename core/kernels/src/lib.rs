@@ -30,7 +30,7 @@ pub use graph::{
     Affine, Export, ExportId, Graph, GraphBuilder, Primitive, Shape, StateId, Term, Weight,
 };
 pub use machine::{MachinePeak, machine_peak};
-pub use maps::{Gather, Map, MaxPool2x2};
+pub use maps::{AvgPool2x2, Gather, Map, MaxPool2x2, Same};
 pub use network::{Mode, Network, Outputs};
 pub use plan::{Plan, packs};
 pub use primitives::{count_kernels, kernel_calls};

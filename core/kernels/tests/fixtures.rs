@@ -8,11 +8,13 @@ use std::path::PathBuf;
 use common::{Data, Expected, Places, differences, run};
 use safetensors::{Dtype, SafeTensors};
 use tetlo_kernels::reference::{self, Inputs};
-use tetlo_kernels::{Export, Graph, GraphBuilder, Network, Primitive, Term, Weight, simd_paths};
+use tetlo_kernels::{
+    AvgPool2x2, Export, Graph, GraphBuilder, Map, Network, Primitive, Term, Weight, simd_paths,
+};
 
 /// The same chain as in the script, on `c` channels, with its parameters in the same order.
 fn chain(name: &str, p: &mut Places, c: usize) -> Vec<Primitive> {
-    use Primitive::{AvgPool, AvgPool2, MaxPool, Relu};
+    use Primitive::{AvgPool, MaxPool, Relu};
     // The script makes a convolution's parameters before those of its norm, as these vectors do.
     let separable = |p: &mut Places, kernel, stride| {
         let mut chain = Vec::new();
@@ -41,7 +43,7 @@ fn chain(name: &str, p: &mut Places, c: usize) -> Vec<Primitive> {
         "max-pool-bn" => vec![MaxPool { stride: 1 }, p.norm(c)],
         "max-pool-stride-2" => vec![MaxPool { stride: 2 }],
         "avg-pool" => vec![AvgPool { stride: 1 }],
-        "avg-pool-2" => vec![AvgPool2],
+        "avg-pool-2" => vec![Primitive::Map(Map::AvgPool2x2(AvgPool2x2))],
         "bn" => vec![affine(p, c)],
         "avg-pool-bn-stride-2" => vec![AvgPool { stride: 2 }, affine(p, c)],
         "conv-3x3-bn" => vec![p.dense(c, 18, 3, 1), affine(p, 18)],

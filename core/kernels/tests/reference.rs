@@ -5,7 +5,7 @@ mod common;
 
 use common::{Data, Random, random_graph};
 use tetlo_kernels::reference::{self, Inputs};
-use tetlo_kernels::{Affine, Export, GraphBuilder, Primitive, Term, Weight};
+use tetlo_kernels::{Affine, AvgPool2x2, Export, GraphBuilder, Map, Primitive, Term, Weight};
 
 /// Output of one chain on one image.
 fn output(
@@ -42,7 +42,8 @@ fn by_hand() {
     // 6 + 8 - 9) / 4.
     let out = output(one, &image, vec![Primitive::AvgPool { stride: 2 }], &[]);
     near(&out, &[3.0, 4.0, 6.0, 2.5]);
-    let out = output((1, 2, 4), &image[..8], vec![Primitive::AvgPool2], &[]);
+    let out =
+        output((1, 2, 4), &image[..8], vec![Primitive::Map(Map::AvgPool2x2(AvgPool2x2))], &[]);
     near(&out, &[3.5, 5.5]); // (1 + 2 + 5 + 6) / 4, (3 + 4 + 7 + 8) / 4
     near(&output(one, &image, vec![Primitive::Relu], &[])[7..], &[8.0, 0.0]);
     // The kernel 1 0 0 / 0 0 0 / 0 0 2 gives x[y - 1, x - 1] + 2 x[y + 1, x + 1].

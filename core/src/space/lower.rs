@@ -4,7 +4,7 @@ use super::recipe::{Recipe, Step};
 use super::tensor::TensorStep;
 use crate::layout::{Init, Layout};
 use crate::{Error, Result};
-use tetlo_kernels::{Affine, GraphBuilder, Primitive, StateId, Term, Weight};
+use tetlo_kernels::{Affine, AvgPool2x2, GraphBuilder, Map, Primitive, StateId, Term, Weight};
 
 /// A network under construction: the kernels' graph and the layouts of its parameters.
 #[derive(Debug)]
@@ -135,7 +135,7 @@ impl NetworkBuilder {
             Step::AvgPool2 => {
                 even_sides(shape, "a 2 × 2 average pool", prefix)?;
                 reduce(shape, 2);
-                Primitive::AvgPool2
+                Primitive::Map(Map::AvgPool2x2(AvgPool2x2))
             }
             Step::BatchNorm { name, affine } => self.batch_norm(prefix, name, channels, *affine),
             Step::Tensor(step) => self.tensor(prefix, step, shape),

@@ -12,7 +12,7 @@ pub struct MaxPool2x2;
 
 /// The four pixels of a square.
 #[inline(always)]
-unsafe fn square<V: Simd>(x: *const f32, width: usize) -> [V; 4] {
+pub(super) unsafe fn square<V: Simd>(x: *const f32, width: usize) -> [V; 4] {
     let below = x.add(width * 16);
     [V::load(x), V::load(x.add(16)), V::load(below), V::load(below.add(16))]
 }
@@ -22,23 +22,26 @@ unsafe fn largest<V: Simd>(v: [V; 4]) -> V {
     v[3].max(v[2].max(v[1].max(v[0])))
 }
 
+/// The shape rule of 2x2 pools.
+pub(super) fn halved(inputs: &[Shape]) -> Result<Shape, String> {
+    let &[(channels, height, width)] = inputs else {
+        return Err("a pool of concatenated states is not supported; use one term a state".into());
+    };
+    if height < 2 || width < 2 {
+        return Err(format!(
+            "a 2x2 pool needs at least 2 rows and columns, not {height} x {width}"
+        ));
+    }
+    Ok((channels, height / 2, width / 2))
+}
+
 impl MapPrimitive for MaxPool2x2 {
     fn name(&self) -> &'static str {
         "MaxPool2x2"
     }
 
     fn output(&self, inputs: &[Shape]) -> Result<Shape, String> {
-        let &[(channels, height, width)] = inputs else {
-            return Err(
-                "a pool of concatenated states is not supported; use one term a state".into()
-            );
-        };
-        if height < 2 || width < 2 {
-            return Err(format!(
-                "a 2x2 pool needs at least 2 rows and columns, not {height} x {width}"
-            ));
-        }
-        Ok((channels, height / 2, width / 2))
+        halved(inputs)
     }
 
     #[inline(always)]
@@ -110,13 +113,13 @@ impl MapPrimitive for MaxPool2x2 {
     }
 }
 
-fn pooled<T: Real>(x: &Images<T>) -> Images<T> {
+pub(super) fn pooled<T: Real>(x: &Images<T>) -> Images<T> {
     let (n, c, h, w) = x.shape;
     Images::zeros((n, c, h / 2, w / 2))
 }
 
 /// Calls `f(output, positions of its square)` in scan order.
-fn squares<T: Real>(x: &Images<T>, mut f: impl FnMut(usize, [usize; 4])) {
+pub(super) fn squares<T: Real>(x: &Images<T>, mut f: impl FnMut(usize, [usize; 4])) {
     let (n, c, h, w) = x.shape;
     let mut output = 0;
     for plane in 0..n * c {

@@ -18,11 +18,15 @@
     reason = "kernel bodies over raw planes, under the contract of `primitives`"
 )]
 
+mod avg_pool_2x2;
 mod gather;
 mod max_pool_2x2;
+mod same;
 
+pub use avg_pool_2x2::AvgPool2x2;
 pub use gather::Gather;
 pub use max_pool_2x2::MaxPool2x2;
+pub use same::Same;
 
 use crate::graph::Shape;
 use crate::primitives::pool::Moments;
@@ -174,6 +178,10 @@ maps! {
     Gather,
     /// Largest of each 2x2 square.
     MaxPool2x2,
+    /// Mean of each 2x2 square.
+    AvgPool2x2,
+    /// The input, to be normalised.
+    Same,
 }
 
 /// Sums for a normalisation, of what has just been written.

@@ -161,7 +161,6 @@ impl Pass<'_> {
                     dx: dx.add(b * plane),
                     height: state.height,
                     width: state.width,
-                    size: pools.size,
                     stride: pools.stride,
                     max: gather(&pools.max, max),
                     index: self.activation(pools.index + at),

@@ -211,8 +211,8 @@ impl Compiler<'_> {
             let index = self.plan.states[state].terms.len();
             let (raw, norm) = match chain {
                 Chain::Identity { relu } => self.identity(state, index, sources[0], *relu),
-                Chain::Pool { max, size, stride, norm, .. } => {
-                    self.pool((state, index), sources[0], *max, (*size, *stride), *norm)
+                Chain::Pool { max, stride, norm, .. } => {
+                    self.pool((state, index), sources[0], *max, *stride, *norm)
                 }
                 Chain::Map { map, norm, output } => {
                     self.map((state, index), &term.input, map, *norm, *output)
@@ -294,17 +294,17 @@ impl Compiler<'_> {
         consumer: (usize, usize),
         source: usize,
         max: bool,
-        (size, stride): (usize, usize),
+        stride: usize,
         norm: Option<chain::Norm>,
     ) -> (Raw, usize) {
         let s = &self.plan.states[source];
         let (packing, channels, padded) = (s.packing, s.channels, s.padded());
         let pixels = out_size(s.height, stride) * out_size(s.width, stride);
         let floats = padded * pixels;
-        let same = |p: &Pools| (p.size, p.stride) == (size, stride);
+        let same = |p: &Pools| p.stride == stride;
         let at = s.pools.iter().position(same).unwrap_or_else(|| {
             let pools = &mut self.plan.states[source].pools;
-            pools.push(Pools { size, stride, max: None, average: None, index: 0, pixels });
+            pools.push(Pools { stride, max: None, average: None, index: 0, pixels });
             pools.len() - 1
         });
         let known = &self.plan.states[source].pools[at];

@@ -131,7 +131,6 @@ impl Pass<'_> {
                     x: x.add(b * plane),
                     height: state.height,
                     width: state.width,
-                    size: pools.size,
                     stride: pools.stride,
                     max,
                     index: self.activation(pools.index + at),

@@ -310,7 +310,6 @@ struct MapNode {
 
 #[derive(Debug)]
 struct Pools {
-    size: usize,
     stride: usize,
     max: Option<Pooled>,
     average: Option<Pooled>,

@@ -1,5 +1,5 @@
-//! Pooling: maximum (first in scan order among equals) and average. Windows are 3x3 around a pixel
-//! (padding 1, not averaged over), 2x2 from a pixel on, or the pixel itself (to normalise a state).
+//! 3x3 pooling with padding 1: maximum (first in scan order among equals) and average (without the
+//! padding).
 
 use crate::simd::{Simd, zero};
 
@@ -10,11 +10,9 @@ pub(crate) struct Pool {
     pub x: *const f32,
     pub height: usize,
     pub width: usize,
-    /// Side of the window: 1, 2 or 3.
-    pub size: usize,
     pub stride: usize,
     pub max: *mut f32,
-    /// Which tap of the window (row times three, plus column) gave the maximum.
+    /// Which of the nine taps gave the maximum.
     pub index: *mut f32,
     pub average: *mut f32,
     pub max_stats: *mut f32,
@@ -27,18 +25,16 @@ pub(crate) struct PoolBack {
     pub dx: *mut f32,
     pub height: usize,
     pub width: usize,
-    pub size: usize,
     pub stride: usize,
     pub max: *const f32,
     pub index: *const f32,
     pub average: *const f32,
 }
 
-/// The part of a window of side `window` at `at` that lies inside `0..size`.
+/// The part of a 3x3 window around `at` that lies inside `0..size`.
 #[inline(always)]
-fn inside(window: usize, at: usize, size: usize) -> (usize, usize) {
-    let end = at + window / 2 + 1;
-    (at.saturating_sub((window - 1) / 2), if end > size { size } else { end })
+fn window(at: usize, size: usize) -> (usize, usize) {
+    (at.saturating_sub(1), if at + 2 > size { size } else { at + 2 })
 }
 
 /// Sums of `v - k` and `(v - k)^2`: of a row, and of the rows before, with what rounding took from
@@ -119,25 +115,23 @@ unsafe fn pixel<V: Simd, const MAX: bool, const AVG: bool>(
 unsafe fn plane<V: Simd, const MAX: bool, const AVG: bool>(k: &Pool) {
     let (h, w) = (k.height, k.width);
     let (rows, cols) = ((h - 1) / k.stride + 1, (w - 1) / k.stride + 1);
-    let before = (k.size - 1) / 2;
     let (mut max_moments, mut avg_moments) = (Moments::<V>::new(), Moments::<V>::new());
     for r in 0..rows {
         let y = r * k.stride;
-        let ys = inside(k.size, y, h);
+        let ys = window(y, h);
         for c in 0..cols {
             let x = c * k.stride;
             let out = (r * cols + c) * 16;
-            let (max, index, sum, count) =
-                if k.size == 3 && y > 0 && x > 0 && y + 2 <= h && x + 2 <= w {
-                    let corner = k.x.add(((y - 1) * w + x - 1) * 16);
-                    let (m, i, s) = pixel::<V, MAX, AVG>(corner, w, (0, 3), (0, 3), (0, 0));
-                    (m, i, s, 9)
-                } else {
-                    let xs = inside(k.size, x, w);
-                    let first = (before.saturating_sub(y), before.saturating_sub(x));
-                    let (m, i, s) = pixel::<V, MAX, AVG>(k.x, w, ys, xs, first);
-                    (m, i, s, (ys.1 - ys.0) * (xs.1 - xs.0))
-                };
+            let (max, index, sum, count) = if y > 0 && x > 0 && y + 2 <= h && x + 2 <= w {
+                let corner = k.x.add(((y - 1) * w + x - 1) * 16);
+                let (m, i, s) = pixel::<V, MAX, AVG>(corner, w, (0, 3), (0, 3), (0, 0));
+                (m, i, s, 9)
+            } else {
+                let xs = window(x, w);
+                let first = (usize::from(y == 0), usize::from(x == 0));
+                let (m, i, s) = pixel::<V, MAX, AVG>(k.x, w, ys, xs, first);
+                (m, i, s, (ys.1 - ys.0) * (xs.1 - xs.0))
+            };
             if MAX {
                 max.store(k.max.add(out));
                 index.store(k.index.add(out));
@@ -177,13 +171,12 @@ pub(crate) unsafe fn pool<V: Simd>(k: &Pool) {
 unsafe fn plane_back<V: Simd, const MAX: bool, const AVG: bool>(k: &PoolBack) {
     let (h, w) = (k.height, k.width);
     let (rows, cols) = ((h - 1) / k.stride + 1, (w - 1) / k.stride + 1);
-    let before = (k.size - 1) / 2;
     for r in 0..rows {
         let y = r * k.stride;
-        let (y0, y1) = inside(k.size, y, h);
+        let (y0, y1) = window(y, h);
         for c in 0..cols {
             let x = c * k.stride;
-            let (x0, x1) = inside(k.size, x, w);
+            let (x0, x1) = window(x, w);
             let at = (r * cols + c) * 16;
             let (mut max, mut index, mut average) = (zero::<V>(), zero::<V>(), zero::<V>());
             if MAX {
@@ -213,7 +206,7 @@ unsafe fn plane_back<V: Simd, const MAX: bool, const AVG: bool>(k: &PoolBack) {
             } else {
                 for i in 0..y1 - y0 {
                     for j in 0..x1 - x0 {
-                        let tap = 3 * (i + before.saturating_sub(y)) + j + before.saturating_sub(x);
+                        let tap = 3 * (i + usize::from(y == 0)) + j + usize::from(x == 0);
                         give(corner.add((i * w + j) * 16), tap);
                     }
                 }

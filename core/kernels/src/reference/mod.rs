@@ -12,7 +12,7 @@ use candle_core::{DType, Device, Tensor, Var};
 
 use crate::function::{self, FunctionPass, TensorFunction};
 use crate::graph::{Export, Graph, Primitive, Term, Weight};
-use primitives::{Convolution, Window, max_pool, max_pool_back};
+use primitives::{Convolution, max_pool, max_pool_back};
 use primitives::{avg_pool, avg_pool_back, batch_norm, batch_norm_back, convolve, convolve_back};
 
 /// `f32` or `f64`.
@@ -171,9 +171,8 @@ impl<T: Real> Pass<'_, T> {
         match *primitive {
             Primitive::Relu => x.map(relu),
             Primitive::Map(ref map) => map.reference(x),
-            Primitive::MaxPool { stride } => max_pool(x, Window::around(stride)),
-            Primitive::AvgPool { stride } => avg_pool(x, Window::around(stride)),
-            Primitive::AvgPool2 => avg_pool(x, Window::SQUARES),
+            Primitive::MaxPool { stride } => max_pool(x, stride),
+            Primitive::AvgPool { stride } => avg_pool(x, stride),
             Primitive::BatchNorm { affine, statistics: at } => {
                 let affine = affine
                     .map(|a| (&inputs.weights[a.gamma..][..c], &inputs.weights[a.beta..][..c]));
@@ -208,9 +207,8 @@ impl<T: Real> Pass<'_, T> {
                 let pass = |(g, x): (&T, &T)| if *x > T::default() { *g } else { T::default() };
                 Images { shape: x.shape, data: g.data.iter().zip(&x.data).map(pass).collect() }
             }
-            Primitive::MaxPool { stride } => max_pool_back(x, g, Window::around(stride)),
-            Primitive::AvgPool { stride } => avg_pool_back(x, g, Window::around(stride)),
-            Primitive::AvgPool2 => avg_pool_back(x, g, Window::SQUARES),
+            Primitive::MaxPool { stride } => max_pool_back(x, g, stride),
+            Primitive::AvgPool { stride } => avg_pool_back(x, g, stride),
             Primitive::BatchNorm { affine, statistics: at } => {
                 let gamma = affine.map(|a| &inputs.weights[a.gamma..][..c]);
                 let running = inputs.running.map(|r| (&r[at..][..c], &r[at + c..][..c]));
@@ -541,7 +539,7 @@ pub fn margin<T: Real>(graph: &Graph, inputs: &Inputs<'_, T>, forward: &Forward<
                     Primitive::Relu => x.data.iter().for_each(|v| near(v.to_f64().abs())),
                     Primitive::Map(ref map) => near(map.margin(x)),
                     Primitive::MaxPool { stride } => {
-                        primitives::windows(x, Window::around(stride), |_, window| {
+                        primitives::windows(x, stride, |_, window| {
                             let mut values: Vec<f64> =
                                 window.iter().map(|i| x.data[*i].to_f64()).collect();
                             values.sort_by(f64::total_cmp);

@@ -72,31 +72,10 @@ pub(super) fn convolve_back<T: Real>(
     });
 }
 
-/// A window: its side (2: from its pixel on, 3: around it) and the step between windows.
-#[derive(Clone, Copy)]
-pub(super) struct Window {
-    pub side: usize,
-    pub stride: usize,
-}
-
-impl Window {
-    /// 3x3 around its pixel.
-    pub(super) fn around(stride: usize) -> Self {
-        Self { side: 3, stride }
-    }
-    /// Squares of 2x2 side by side.
-    pub(super) const SQUARES: Self = Self { side: 2, stride: 2 };
-}
-
-/// Calls `f(output, positions of the window)` for every window, in scan order.
-pub(super) fn windows<T: Real>(
-    x: &Images<T>,
-    Window { side, stride }: Window,
-    mut f: impl FnMut(usize, &[usize]),
-) {
+/// Calls `f(output, positions of the window)` for every 3x3 window, in scan order.
+pub(super) fn windows<T: Real>(x: &Images<T>, stride: usize, mut f: impl FnMut(usize, &[usize])) {
     let (n, c, h, w) = x.shape;
-    let around =
-        |o: usize, size: usize| (o * stride).saturating_sub(side - 2)..(o * stride + 2).min(size);
+    let around = |o: usize, size: usize| (o * stride).saturating_sub(1)..(o * stride + 2).min(size);
     let mut output = 0;
     for (image, channel) in (0..n * c).map(|p| (p / c, p % c)) {
         for yo in 0..out_size(h, stride) {
@@ -113,42 +92,42 @@ pub(super) fn windows<T: Real>(
     }
 }
 
-fn pooled<T: Real>(x: &Images<T>, Window { stride, .. }: Window) -> Images<T> {
+fn pooled<T: Real>(x: &Images<T>, stride: usize) -> Images<T> {
     let (n, c, h, w) = x.shape;
     Images::zeros((n, c, out_size(h, stride), out_size(w, stride)))
 }
 
 /// The first of the largest.
-fn largest<T: Real>(x: &Images<T>, places: &[usize]) -> usize {
-    places.iter().copied().reduce(|a, b| if x.data[b] > x.data[a] { b } else { a }).unwrap_or(0)
+fn largest<T: Real>(x: &Images<T>, window: &[usize]) -> usize {
+    window.iter().copied().reduce(|a, b| if x.data[b] > x.data[a] { b } else { a }).unwrap_or(0)
 }
 
-pub(super) fn max_pool<T: Real>(x: &Images<T>, window: Window) -> Images<T> {
-    let mut out = pooled(x, window);
-    windows(x, window, |o, places| out.data[o] = x.data[largest(x, places)]);
+pub(super) fn max_pool<T: Real>(x: &Images<T>, stride: usize) -> Images<T> {
+    let mut out = pooled(x, stride);
+    windows(x, stride, |o, window| out.data[o] = x.data[largest(x, window)]);
     out
 }
 
-pub(super) fn max_pool_back<T: Real>(x: &Images<T>, g: &Images<T>, window: Window) -> Images<T> {
+pub(super) fn max_pool_back<T: Real>(x: &Images<T>, g: &Images<T>, stride: usize) -> Images<T> {
     let mut dx = Images::zeros(x.shape);
-    windows(x, window, |o, places| dx.data[largest(x, places)] += g.data[o]);
+    windows(x, stride, |o, window| dx.data[largest(x, window)] += g.data[o]);
     dx
 }
 
-pub(super) fn avg_pool<T: Real>(x: &Images<T>, window: Window) -> Images<T> {
-    let mut out = pooled(x, window);
-    windows(x, window, |o, places| {
-        let sum = places.iter().fold(T::default(), |a, i| a + x.data[*i]);
-        out.data[o] = sum / T::from_f64(places.len() as f64);
+pub(super) fn avg_pool<T: Real>(x: &Images<T>, stride: usize) -> Images<T> {
+    let mut out = pooled(x, stride);
+    windows(x, stride, |o, window| {
+        let sum = window.iter().fold(T::default(), |a, i| a + x.data[*i]);
+        out.data[o] = sum / T::from_f64(window.len() as f64);
     });
     out
 }
 
-pub(super) fn avg_pool_back<T: Real>(x: &Images<T>, g: &Images<T>, window: Window) -> Images<T> {
+pub(super) fn avg_pool_back<T: Real>(x: &Images<T>, g: &Images<T>, stride: usize) -> Images<T> {
     let mut dx = Images::zeros(x.shape);
-    windows(x, window, |o, places| {
-        for i in places {
-            dx.data[*i] += g.data[o] / T::from_f64(places.len() as f64);
+    windows(x, stride, |o, window| {
+        for i in window {
+            dx.data[*i] += g.data[o] / T::from_f64(window.len() as f64);
         }
     });
     dx

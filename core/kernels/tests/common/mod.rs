@@ -5,8 +5,8 @@
 use candle_core::{Device, Tensor, Var};
 use tetlo_kernels::reference::{self, Inputs, Real};
 use tetlo_kernels::{
-    Affine, Export, Graph, GraphBuilder, Map, MaxPool2x2, Mode, Network, Primitive, StateId, Term,
-    Weight,
+    Affine, AvgPool2x2, Export, Graph, GraphBuilder, Map, MaxPool2x2, Mode, Network, Primitive,
+    StateId, Term, Weight,
 };
 
 /// A linear congruential generator: the tests need variety, not quality.
@@ -89,7 +89,7 @@ pub fn chain(
     out: usize,
     stride: usize,
 ) -> Option<Vec<Primitive>> {
-    use Primitive::{AvgPool, AvgPool2, MaxPool, Relu};
+    use Primitive::{AvgPool, MaxPool, Relu};
     let same = from == out;
     let (kernel, dilation) = (r.pick(&[3, 5, 7, 1]), r.pick(&[1, 2, 3]));
     Some(match kind {
@@ -143,8 +143,12 @@ pub fn chain(
             p.pointwise(9, out, 1),
         ],
         17 => vec![p.depthwise(from, 3, stride, 2), p.pointwise(from, out, 1)],
-        18 if same && stride == 2 && h % 2 == 0 && w % 2 == 0 => vec![AvgPool2],
-        19 if same && stride == 2 && h % 2 == 0 && w % 2 == 0 => vec![AvgPool2, p.norm(out)],
+        18 if same && stride == 2 && h % 2 == 0 && w % 2 == 0 => {
+            vec![Primitive::Map(Map::AvgPool2x2(AvgPool2x2))]
+        }
+        19 if same && stride == 2 && h % 2 == 0 && w % 2 == 0 => {
+            vec![Primitive::Map(Map::AvgPool2x2(AvgPool2x2)), p.norm(out)]
+        }
         20 if same && stride == 1 => vec![p.norm(out)],
         21 if same && stride == 2 && h % 2 == 0 && w % 2 == 0 => {
             vec![Primitive::Map(Map::MaxPool2x2(MaxPool2x2))]
