@@ -29,12 +29,14 @@ pub(super) struct Sums {
 
 impl Pass<'_> {
     unsafe fn lanes(&self, at: usize) -> Lanes {
-        let p = self.small(at);
-        std::array::from_fn(|l| f64::from(*p.add(l)))
+        self.small(at).cast::<[f32; 16]>().read().map(f64::from)
     }
 
     /// An image's part of its item's sums: channels from lane 0 on.
     unsafe fn of_image(&self, packing: Packing, at: usize, step: usize, image: usize) -> Lanes {
+        if !packing.is_packed() {
+            return self.lanes(at + image * step);
+        }
         let lanes = self.lanes(at + image / packing.images * step);
         let first = packing.lane(image);
         std::array::from_fn(|l| if l < packing.width { lanes[first + l] } else { 0.0 })
