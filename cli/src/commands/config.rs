@@ -43,6 +43,8 @@ fn remarks(config: &CompareConfig) -> Result<Vec<String>> {
         let optimizer: Box<dyn MultilevelOptimizer> = method.optimizer.build()?;
         let graph = optimizer.graph()?;
         remarks.extend(optimizer.remarks().into_iter().map(|r| format!("{}: {r}", method.name)));
+        let untrained = graph.untrained(method.search.epochs);
+        remarks.extend(untrained.map(|r| format!("{}: {r}", method.name)));
         if method.auxiliary.is_some() && !graph.uses_auxiliary() {
             remarks.push(format!("{}: `auxiliary` is inert: no stage trains one", method.name));
         }

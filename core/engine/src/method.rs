@@ -85,16 +85,6 @@ impl Method {
     ) -> Result<Self> {
         let optimizer: Box<dyn MultilevelOptimizer> = config.optimizer.build()?;
         let graph = optimizer.graph()?.validated()?;
-        let (warmup, epochs) = (graph.warmup_epochs, config.search.epochs);
-        if warmup >= epochs {
-            return Err(Error::config_hint(
-                format!(
-                    "`warmup-epochs = {warmup}` leaves none of the search's {epochs} epochs to train \
-                     the architecture"
-                ),
-                "set the optimizer's option `warmup-epochs` below `search.epochs`",
-            ));
-        }
         let estimator =
             registry::build::<dyn Hypergradient>(&graph.estimator, &graph.estimator_options)?;
         let space = transformed(config, space)?;
@@ -227,6 +217,11 @@ impl Method {
             weight_step,
             passes: Cell::new(0),
         }
+    }
+
+    /// A sentence where the search ends before its architecture is trained at all.
+    pub fn untrained(&self) -> Option<String> {
+        self.graph.untrained(self.settings.epochs)
     }
 
     /// Is the architecture updated at this step?

@@ -137,6 +137,9 @@ pub fn search(method: &Method, data: &Data, observer: &mut dyn Observer) -> Resu
     let mut state = method.initial_state()?;
     let steps = splits.train.shuffled(0).len();
     observer.phase("search", steps * epochs);
+    if let Some(remark) = method.untrained() {
+        observer.line(&format!("remark: {remark}"));
+    }
     let (mut best_val_accuracy, mut history) = (0f64, vec![]);
     let mut trace = Trace { epochs, ..Trace::default() };
     let mut stopped = None;

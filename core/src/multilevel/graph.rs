@@ -111,6 +111,17 @@ pub enum Control {
 }
 
 impl StageGraph {
+    /// A sentence where so many epochs end before the architecture is trained at all.
+    pub fn untrained(&self, epochs: usize) -> Option<String> {
+        let warmup = self.warmup_epochs;
+        (warmup >= epochs).then(|| {
+            format!(
+                "`warmup-epochs = {warmup}` leaves none of the search's {epochs} epochs to train the \
+                 architecture: its cell is a draw"
+            )
+        })
+    }
+
     /// A bilevel graph (DARTS): the main model's training loss below, its validation loss on top.
     pub fn bilevel(estimator: impl Into<String>) -> Self {
         Self {

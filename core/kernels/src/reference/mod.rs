@@ -520,7 +520,8 @@ pub fn backward<T: Real>(
 
 /// How close the pass comes to a point where its gradient jumps: the smallest distance of a
 /// rectifier's input from zero, or of the two largest values of a max-pool window. Exact zeros and
-/// ties do not count: they have a convention.
+/// ties do not count: they have a convention. Also the smallest ratio of deviation to mean of a channel
+/// that is normalised with batch statistics: of nearly equal values only rounding is left.
 ///
 /// Single precision can decide differently within its rounding error of such a point.
 pub fn margin<T: Real>(graph: &Graph, inputs: &Inputs<'_, T>, forward: &Forward<T>) -> f64 {
@@ -538,6 +539,9 @@ pub fn margin<T: Real>(graph: &Graph, inputs: &Inputs<'_, T>, forward: &Forward<
                 match *primitive {
                     Primitive::Relu => x.data.iter().for_each(|v| near(v.to_f64().abs())),
                     Primitive::Map(ref map) => near(map.margin(x)),
+                    Primitive::BatchNorm { .. } if inputs.running.is_none() => {
+                        primitives::deviations(x).for_each(&mut near);
+                    }
                     Primitive::MaxPool { stride } => {
                         primitives::windows(x, stride, |_, window| {
                             let mut values: Vec<f64> =

@@ -154,6 +154,20 @@ fn rsqrt<T: Real>(variance: T) -> T {
     T::from_f64(1.0 / (variance.to_f64() + 1e-5).sqrt())
 }
 
+/// Standard deviation of each channel in units of its mean, at least the smallest positive number;
+/// channels with mean 0 are left out.
+pub(super) fn deviations<T: Real>(x: &Images<T>) -> impl Iterator<Item = f64> + '_ {
+    let (n, c, h, w) = x.shape;
+    (0..c).filter_map(move |channel| {
+        let plane = |image: usize| &x.data[x.at(image, channel, 0, 0)..][..h * w];
+        let values = || (0..n).flat_map(plane).map(|v| v.to_f64());
+        let count = (n * h * w) as f64;
+        let mean = values().sum::<f64>() / count;
+        let variance = values().map(|v| (v - mean) * (v - mean)).sum::<f64>() / count;
+        (mean != 0.0).then(|| (variance.sqrt() / mean.abs()).max(f64::MIN_POSITIVE))
+    })
+}
+
 pub(super) fn batch_norm<T: Real>(
     x: &Images<T>,
     affine: Option<Pair<'_, T>>,
