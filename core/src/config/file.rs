@@ -119,13 +119,14 @@ pub(super) struct PluginRef {
     #[expect(dead_code, reason = "read from the tree, with the plugin's own type")]
     pub(super) options: Option<OptionsTable>,
     /// Shared library that holds the plugin, relative to the configuration file.
-    pub(super) library: Option<String>,
+    #[serde(rename = "library")]
+    pub(super) shared_library: Option<String>,
 }
 
 impl PluginRef {
     /// A linked plugin; its options stand in the tree.
     pub(super) fn named(plugin: &str) -> Self {
-        Self { plugin: plugin.to_owned(), options: None, library: None }
+        Self { plugin: plugin.to_owned(), options: None, shared_library: None }
     }
 }
 

@@ -47,7 +47,7 @@ impl Context<'_, '_> {
         path: &Path,
         kinds: &[&str],
     ) -> Result<PluginConfig> {
-        if let Some(library) = &reference.library {
+        if let Some(library) = &reference.shared_library {
             return self.loaded(reference, library, path, kinds);
         }
         let plugin = self.find(&reference.plugin, &path.key("plugin"), kinds)?;
@@ -75,7 +75,7 @@ impl Context<'_, '_> {
                 kind: plugin.kind,
                 plugin: reference.plugin.clone(),
                 options,
-                library: None,
+                shared_library: None,
             }),
         }
     }
@@ -119,7 +119,7 @@ impl Context<'_, '_> {
             kind,
             plugin: reference.plugin.clone(),
             options,
-            library: path_value.as_str().map(Into::into),
+            shared_library: path_value.as_str().map(Into::into),
         })
     }
 

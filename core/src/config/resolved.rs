@@ -111,7 +111,8 @@ pub struct PluginConfig {
     pub options: Value,
     /// The shared library it comes from, absolute.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub library: Option<PathBuf>,
+    #[serde(rename = "library")]
+    pub shared_library: Option<PathBuf>,
 }
 
 /// Options that are no table (a unit type gives `null`) are written as an empty one.
@@ -170,7 +171,7 @@ impl PluginConfig {
         let table = DeTable::parse(&text).map_err(|e| wrong(&e.message()))?;
         let node = Spanned::new(table.span(), DeValue::Table(table.into_inner()));
         let options = (plugin.resolve)(node.into()).map_err(|e| wrong(&e.message()))?;
-        Ok(Self { kind: T::NAME, plugin: name.to_owned(), options, library: None })
+        Ok(Self { kind: T::NAME, plugin: name.to_owned(), options, shared_library: None })
     }
 
     /// Builds the plugin, which must be linked in.
@@ -178,7 +179,7 @@ impl PluginConfig {
     /// # Errors
     /// It comes from a library, is unknown, or its options do not fit.
     pub fn build<T: Kind + ?Sized>(&self) -> Result<Box<T>> {
-        if self.library.is_some() {
+        if self.shared_library.is_some() {
             return Err(Error::Unsupported {
                 plugin: self.plugin.clone(),
                 what: format!("being built as a linked {}: it comes from a library", T::NAME),
@@ -199,7 +200,7 @@ impl PluginConfig {
     }
 
     fn linked(&self) -> Option<catalog::Plugin> {
-        if self.library.is_some() {
+        if self.shared_library.is_some() {
             return None;
         }
         catalog::find(catalog::kind(self.kind)?, &self.plugin).ok()

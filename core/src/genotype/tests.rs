@@ -117,9 +117,15 @@ proptest! {
     }
 
     #[test]
-    fn noise_never_panics(text in ".{0,80}") {
-        let _ = Genotype::parse(&text);
-        let _ = Genotype::parse(&format!("Genotype({text}"));
-        let _ = Genotype::parse(&format!("|{text}"));
+    fn noise_is_refused_with_a_reason_or_round_trips(text in ".{0,80}") {
+        for text in [text.clone(), format!("Genotype({text}"), format!("|{text}")] {
+            match Genotype::parse(&text) {
+                Ok(genotype) => {
+                    let json = genotype.to_json().to_string();
+                    prop_assert_eq!(Genotype::parse(&json).unwrap(), genotype);
+                }
+                Err(e) => prop_assert!(!e.to_string().is_empty()),
+            }
+        }
     }
 }
