@@ -2,6 +2,7 @@
 //! the input (node 0), whose output is the last node.
 
 use super::GenotypeEdge;
+use super::reader::Reader;
 use crate::{Error, Result};
 
 /// More nodes than any cell has: a slip.
@@ -33,7 +34,7 @@ pub(super) fn parse(text: &str) -> Result<Vec<GenotypeEdge>> {
             let operation = reader.operation()?;
             reader.expect('~', "`~` and the number of a node")?;
             let at = reader.at;
-            let from = reader.number()?;
+            let from = reader.number("the number of a node")?;
             if from >= to {
                 return Err(Error::Genotype(format!(
                     "node {to} cannot take input from node {from} (character {at})"
@@ -56,46 +57,13 @@ pub(super) fn parse(text: &str) -> Result<Vec<GenotypeEdge>> {
     Err(Error::Genotype(format!("more than {MOST_NODES} nodes")))
 }
 
-struct Reader<'a> {
-    text: &'a str,
-    at: usize,
-}
-
 impl Reader<'_> {
-    fn rest(&self) -> &str {
-        &self.text[self.at..]
-    }
-
-    fn error(&self, expected: &str) -> Error {
-        let found: String = self.rest().chars().take(12).collect();
-        let found = if found.is_empty() { "the end".into() } else { format!("`{found}`") };
-        Error::Genotype(format!("expected {expected} at character {}, found {found}", self.at))
-    }
-
-    fn accept(&mut self, c: char) -> bool {
-        let found = self.rest().starts_with(c);
-        self.at += if found { c.len_utf8() } else { 0 };
-        found
-    }
-
     fn expect(&mut self, c: char, what: &str) -> Result<()> {
         if self.accept(c) { Ok(()) } else { Err(self.error(what)) }
     }
 
     fn operation(&mut self) -> Result<String> {
-        let fits = |c: &char| c.is_alphanumeric() || "_-.".contains(*c);
-        let name: String = self.rest().chars().take_while(fits).collect();
-        if name.is_empty() {
-            return Err(self.error("the name of an operation"));
-        }
-        self.at += name.len();
-        Ok(name)
-    }
-
-    fn number(&mut self) -> Result<usize> {
-        let digits: String = self.rest().chars().take_while(char::is_ascii_digit).collect();
-        let number = digits.parse().map_err(|_| self.error("the number of a node"))?;
-        self.at += digits.len();
-        Ok(number)
+        let fits = |c: char| c.is_alphanumeric() || "_-.".contains(c);
+        self.take_while(fits, "the name of an operation")
     }
 }

@@ -1,6 +1,6 @@
 //! The mean of each 2x2 square, stride 2, no padding (`nn.AvgPool2d(2, 2)`).
 
-use super::max_pool_2x2::{halved, pooled, square, squares};
+use super::squares::{halved, pooled, square, squares};
 use super::{MapPrimitive, Plane};
 use crate::graph::Shape;
 use crate::reference::{Images, Real};

@@ -22,6 +22,7 @@ mod avg_pool_2x2;
 mod gather;
 mod max_pool_2x2;
 mod same;
+mod squares;
 
 pub use avg_pool_2x2::AvgPool2x2;
 pub use gather::Gather;
