@@ -160,7 +160,7 @@ fn results(out: &mut String, report: &Report, task: &str) {
         } else {
             String::new()
         };
-        let class = if best == Some(i) { "num best" } else { "num" };
+        let class = if best.contains(&i) { "num best" } else { "num" };
         let _ = writeln!(
             out,
             "<tr><th scope=\"row\">{}{}</th><td class=\"{class}\">{}</td><td class=\"num\">{interval}</td>\
@@ -180,7 +180,7 @@ fn results(out: &mut String, report: &Report, task: &str) {
         );
     }
     out.push_str("</tbody></table></div>\n");
-    if best.is_some() {
+    if !best.is_empty() {
         out.push_str(
             "<p class=\"small\">Bold marks the best mean, which is no claim of significance. \
              Columns after n are means over the finished seeds.</p>\n",

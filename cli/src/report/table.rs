@@ -93,7 +93,7 @@ fn task_table(summary: &Summary, task: &str, look: Look) -> String {
         table.add_row(cells.into_iter().enumerate().map(|(column, text)| {
             let cell = aligned(column, text);
             match column {
-                1 if best == Some(row) => cell.add_attribute(Attribute::Bold).fg(Color::Green),
+                1 if best.contains(&row) => cell.add_attribute(Attribute::Bold).fg(Color::Green),
                 2 if m.failed > 0 => cell.fg(Color::Red),
                 _ => cell,
             }
@@ -109,9 +109,9 @@ fn aligned(column: usize, text: String) -> Cell {
     Cell::new(text).set_alignment(alignment)
 }
 
-/// The row with the best mean, if more than one has a mean.
-pub(super) fn best(methods: &[&MethodSummary]) -> Option<usize> {
-    let mut means: Vec<(f64, usize)> = methods
+/// The rows with the best mean (equal but for rounding), if more than one row has a mean.
+pub(super) fn best(methods: &[&MethodSummary]) -> Vec<usize> {
+    let means: Vec<(f64, usize)> = methods
         .iter()
         .enumerate()
         .filter_map(|(i, m)| {
@@ -119,6 +119,10 @@ pub(super) fn best(methods: &[&MethodSummary]) -> Option<usize> {
             m.description.as_ref().map(|d| (sign * d.mean, i))
         })
         .collect();
-    means.sort_by(|a, b| b.0.total_cmp(&a.0));
-    means.first().filter(|_| means.len() > 1).map(|(_, i)| *i)
+    if means.len() < 2 {
+        return vec![];
+    }
+    let largest = means.iter().map(|(mean, _)| *mean).fold(f64::NEG_INFINITY, f64::max);
+    let close = |mean: f64| largest - mean <= 1e-9 * largest.abs().max(1.0);
+    means.into_iter().filter(|(mean, _)| close(*mean)).map(|(_, i)| i).collect()
 }
