@@ -2,9 +2,24 @@
 
 use crate::plugins::{cases, relative, toml_of};
 use crate::tetlo::{Ran, fixture, tetlo_in};
+use candle_core::{Device, Tensor};
+use serde_json::json;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use tempfile::TempDir;
+use tetlo_core::config;
+use tetlo_core::kinds::{
+    Auxiliary, AuxiliarySite, Progress, Relaxation, SearchSpace, TransferLoss,
+};
+use tetlo_core::multilevel::{Batch, Batches};
+use tetlo_core::network::{ImageShape, Network, Output, Pass};
+use tetlo_core::optim::norm;
+use tetlo_core::registry;
+use tetlo_core::rng::{Key, Purpose};
+use tetlo_core::space::{SpaceSpec, initial_values};
+use tetlo_engine::method::Method;
 use tetlo_engine::npz;
+use tetlo_engine::record::Silent;
 
 #[test]
 fn a_transfer_loss_on_arrays() {
@@ -12,7 +27,7 @@ fn a_transfer_loss_on_arrays() {
     let here = directory.path();
     let draws = |n: usize, d: usize, f: fn(f64) -> f64| {
         let values: Vec<f64> = (0..n * d).map(|i| f(i as f64 + 1.0)).collect();
-        candle_core::Tensor::from_vec(values, (n, d), &candle_core::Device::Cpu).expect("a matrix")
+        Tensor::from_vec(values, (n, d), &Device::Cpu).expect("a matrix")
     };
     let arrays = [
         ("main".to_owned(), draws(6, 4, f64::sin)),
@@ -34,7 +49,7 @@ fn a_transfer_loss_on_arrays() {
         tetlo_in(here, &arguments).code(0);
         npz::read(&here.join("out.npz")).expect("an npz")
     };
-    let size = |t: &candle_core::Tensor| {
+    let size = |t: &Tensor| {
         t.abs().and_then(|t| t.sum_all()).and_then(|t| t.to_scalar::<f64>()).expect("a number")
     };
     let soft = eval("sampler = \"all\"");
@@ -70,7 +85,7 @@ fn transfer_losses_equal_pytorch() {
         let text = |key: &str| case[key].as_str().expect("a text").to_owned();
         let (name, plugin) = (text("name"), text("plugin"));
         let stored = npz::read(&fixture(&format!("transfer/{}", text("file")))).expect("an npz");
-        let of_case: Vec<(String, candle_core::Tensor)> = stored
+        let of_case: Vec<(String, Tensor)> = stored
             .iter()
             .filter_map(|(k, t)| Some((k.strip_prefix(&format!("{name}/"))?.to_owned(), t.clone())))
             .collect();
@@ -108,7 +123,7 @@ fn evaluate(plugin: &str, options: &str, arrays: &[(&str, &[usize])]) -> (Ran, P
     let filled = |(i, (name, shape)): (usize, &(&str, &[usize]))| {
         let values: Vec<f64> =
             (0..shape.iter().product()).map(|j| (1.3 * j as f64 + i as f64).sin()).collect();
-        let tensor = candle_core::Tensor::from_vec(values, *shape, &candle_core::Device::Cpu);
+        let tensor = Tensor::from_vec(values, *shape, &Device::Cpu);
         ((*name).to_owned(), tensor.expect("an array"))
     };
     let arrays: Vec<_> = arrays.iter().enumerate().map(filled).collect();
@@ -201,7 +216,7 @@ fn features_that_are_no_numbers_are_an_error() {
     for (plugin, bad) in [("pkt", f64::NAN), ("qrs", f64::INFINITY), ("pseudo-label", f64::NAN)] {
         let matrix = |value: f64| {
             let values = [[value, 2.0], [3.0, 5.0], [4.0, 1.0]];
-            candle_core::Tensor::new(&values, &candle_core::Device::Cpu).expect("a matrix")
+            Tensor::new(&values, &Device::Cpu).expect("a matrix")
         };
         let arrays = [("main".to_owned(), matrix(1.0)), ("aux".to_owned(), matrix(bad))];
         std::fs::write(here.join("i.npz"), npz::to_bytes(&arrays).expect("npz")).expect("written");
@@ -217,5 +232,103 @@ fn a_loss_shows_its_formula_and_an_example() {
     let shown = tetlo_in(Path::new("."), &["plugins", "show", "rkd-angle"]).code(0).out();
     for part in ["Park et al.", "mean_{i, j, k}", "transfer-loss = { plugin = \"rkd-angle\" }"] {
         assert!(shown.contains(part), "`{part}` is not in\n{shown}");
+    }
+}
+
+const IMAGE: ImageShape = ImageShape { channels: 3, height: 16, width: 16 };
+
+fn images(n: usize, seed: u64) -> Tensor {
+    let mut draws = Key::new(seed, Purpose::Problem).stream();
+    let values: Vec<f32> = (0..n * 3 * 256).map(|_| draws.normal() as f32).collect();
+    Tensor::from_vec(values, (n, 3, 16, 16), &Device::Cpu).expect("images")
+}
+
+fn darts() -> SpaceSpec {
+    let options = json!({"channels": 4, "cells": 3});
+    let space = registry::build::<dyn SearchSpace>("darts", &options).expect("a space");
+    space.spec().validated().expect("a valid space")
+}
+
+/// TETLO with this transfer loss, on a small space and a small auxiliary.
+fn tetlo_with(loss: &str) -> Method {
+    let text = format!(
+        "version = 1\nname = \"t\"\nseeds = [0]\n[[task]]\nname = \"t\"\n\
+         dataset = {{ plugin = \"digits\" }}\nsearch-space = {{ plugin = \"darts\" }}\n\
+         [[method]]\nname = \"m\"\npreset = \"tetlo\"\ntransfer-loss = {loss}\n\
+         auxiliary = {{ plugin = \"resnet\", options = {{ depth = 8, width = 4 }} }}\n\
+         [evaluate]\nplugin = \"retrain\"\n"
+    );
+    let config = config::load("t", &text, Path::new("."), &[]).expect("a config");
+    Method::new(&config.methods[0], darts(), IMAGE, 4, 0).expect("a method")
+}
+
+/// Every transfer loss runs in a TETLO step, and gives α what it says it does: in particular one on
+/// feature maps, whose gradient goes through maps that the kernels give out.
+#[test]
+fn every_transfer_loss_moves_the_architecture_through_networks() {
+    let batch = |seed: u64| Batch { images: images(6, seed), labels: vec![0, 1, 2, 3, 1, 0] };
+    let mut losses: Vec<String> = registry::entries::<dyn TransferLoss>()
+        .iter()
+        .map(|e| format!("{{ plugin = \"{}\" }}", e.name))
+        .collect();
+    for (name, options) in [
+        ("hint", "features = \"map\", map = 1"),
+        ("similarity-preserving", "features = \"map\", maps = \"last\""),
+    ] {
+        losses.push(format!("{{ plugin = \"{name}\", options = {{ {options} }} }}"));
+    }
+    for loss in &losses {
+        let method = tetlo_with(loss);
+        let transfer = method.graph.uses_transfer_batch().then(|| batch(2));
+        let batches = Batches { train: batch(0), valid: batch(1), transfer };
+        let mut state = method.initial_state().expect("a state");
+        let at = Progress { epoch: 0, epochs: 50, step: 0 };
+        let step = method.step(&mut state, &batches, at, &mut Silent).expect(loss);
+        let gradient = step.gradient.expect("a hypergradient");
+        let direct = gradient.contributions.iter().filter(|c| c.name() == "aux_direct");
+        let size: f64 = direct.map(|c| norm(&c.gradient).expect("a norm")).sum();
+        assert!(size.is_finite(), "{loss}: {size}");
+        assert_eq!(size > 0.0, !loss.contains("none"), "{loss}: {size}");
+    }
+}
+
+fn run(network: &dyn Network) -> Output {
+    let key = Key::new(1, Purpose::Weights);
+    let (weights, _, architecture) = initial_values(network, key).expect("values");
+    let pass = Pass::train(key);
+    network.forward(&weights, architecture.as_ref(), &images(5, 3), &pass).expect("an output")
+}
+
+#[test]
+fn maps_are_those_that_the_embedding_is_pooled_from() {
+    let space = darts();
+    let softmax = registry::build::<dyn Relaxation>("softmax", &json!(null)).expect("built in");
+    let softmax: Arc<dyn Relaxation> = Arc::from(softmax);
+    let supernet = |maps: bool| -> Arc<dyn Network> {
+        let network = space.supernet(IMAGE, 4, softmax.clone()).expect("it fits");
+        Arc::new(if maps { network.with_maps().expect("maps") } else { network })
+    };
+    let options = json!({"depth": 20, "width": 4});
+    let resnet = registry::build::<dyn Auxiliary>("resnet", &options).expect("built in");
+    let resnet = |maps: bool| {
+        let site = AuxiliarySite::new(IMAGE, 4, &space).with_maps(maps);
+        resnet.network(&site).expect("it fits")
+    };
+    for (with, without, shapes) in [
+        (supernet(true), supernet(false), [[5, 16, 16, 16], [5, 32, 8, 8], [5, 64, 4, 4]]),
+        (resnet(true), resnet(false), [[5, 4, 16, 16], [5, 8, 8, 8], [5, 16, 4, 4]]),
+    ] {
+        let (with, without) = (run(with.as_ref()), run(without.as_ref()));
+        assert!(without.maps.is_empty());
+        let found: Vec<_> = with.maps.iter().map(|m| m.dims4().expect("a map")).collect();
+        assert_eq!(found, shapes.map(|[n, c, h, w]| (n, c, h, w)));
+        let bits = |t: &Tensor| -> Vec<u32> {
+            let flat: Vec<f32> = t.flatten_all().and_then(|t| t.to_vec1()).expect("numbers");
+            flat.into_iter().map(f32::to_bits).collect()
+        };
+        assert_eq!(bits(&with.logits), bits(&without.logits), "maps change nothing else");
+        let pooled = with.maps[2].flatten_from(2).and_then(|m| m.mean(2)).expect("pooled");
+        let error = relative(&pooled, &with.embedding);
+        assert!(error < 1e-6, "{error:e}");
     }
 }
