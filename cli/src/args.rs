@@ -233,6 +233,13 @@ pub(crate) enum PluginsCommand {
         format: FormatArg,
     },
     /// Apply a transfer loss, a selection or a stopping rule to given arrays.
+    ///
+    /// A transfer loss takes the embeddings `main` and `aux`, and what else it needs of `labels`,
+    /// `main_logits`, `aux_logits`, and feature maps, N × C × H × W: `main_maps`, `aux_maps`, or from
+    /// the finest `main_maps_0`, `main_maps_1` and so on. One that reads logits alone, or maps alone,
+    /// also finds them as `main` and `aux`. Its own parameters are read by name (`projector.weight`), or
+    /// drawn with seed 0. The result holds `loss`, `grad_NAME` of every array of floats, and the
+    /// parameters used.
     Eval {
         /// NAME (a transfer loss, selection or stopping rule) or KIND/NAME.
         name: String,
