@@ -115,15 +115,16 @@ impl<const BUG: usize> TransferLoss for Wrong<BUG> {
 
     fn loss(&self, batch: &TransferBatch<'_>) -> Result<Tensor> {
         static CALLS: AtomicU32 = AtomicU32::new(0);
+        let (teacher, student) = batch.embeddings()?;
         if BUG == 2 {
-            batch.main.get(3).expect("four images");
+            teacher.get(3).expect("four images");
         } else if BUG != 6 {
             batch.check(self.needs())?;
         }
         let norms = |z: &Tensor| z.sqr()?.mean(1);
-        let aux = if BUG == 7 { batch.main.ones_like()? } else { batch.aux.clone() };
+        let aux = if BUG == 7 { teacher.ones_like()? } else { student.clone() };
         let aux = norms(&aux)?;
-        let loss = (norms(batch.main)? - &aux)?.sqr()?.mean_all()?;
+        let loss = (norms(teacher)? - &aux)?.sqr()?.mean_all()?;
         Ok(match BUG {
             1 => (&loss * loss.detach())?,
             3 if loss.to_dtype(DType::F64)?.to_scalar::<f64>()?.is_nan() => loss.zeros_like()?,

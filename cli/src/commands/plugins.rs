@@ -10,7 +10,9 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use std::path::Path;
 use tetlo_core::config::{PRESET_KIND, presets};
-use tetlo_core::kinds::{SearchSpace, Selection, StopRule, Trace, TransferBatch, TransferLoss};
+use tetlo_core::kinds::{
+    SearchSpace, Seen, Selection, StopRule, Trace, TransferBatch, TransferLoss,
+};
 use tetlo_core::registry::catalog::{self, KindInfo};
 use tetlo_core::registry::{self, LINKED};
 use tetlo_core::rng::{Key, Purpose};
@@ -233,8 +235,11 @@ fn eval_transfer(name: &str, input: &Path, output: &Path, options: &str) -> Resu
     let labels = arrays.get("labels").map(|l| labels(l, "labels")).transpose()?;
     let needs = loss.needs();
     let draws = Key::new(0, Purpose::Transfer).stream();
-    let batch = TransferBatch::new(main.as_tensor(), aux.as_tensor(), draws)?
-        .with_labels(labels.as_deref());
+    let seen = |t: &Var| match needs {
+        needs if needs.logits => Seen::logits(t.as_tensor().clone()),
+        _ => Seen::embedding(t.as_tensor().clone()),
+    };
+    let batch = TransferBatch::new(seen(&main), seen(&aux), draws)?.with_labels(labels.as_deref());
     batch.check(needs).map_err(|e| e.in_plugin(name))?;
     let value = loss.loss(&batch).map_err(|e| e.in_plugin(name))?;
     if value.elem_count() != 1 {

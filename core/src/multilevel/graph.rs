@@ -1,7 +1,7 @@
 //! Stage graphs: the levels of a method, as data.
 
 use crate::data::TransferSplit;
-use crate::kinds::{Features, Needs};
+use crate::kinds::Needs;
 use crate::{Error, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -171,7 +171,7 @@ impl StageGraph {
                 "set `gamma` above 0, or take soft targets",
             ));
         }
-        if needs.features == Features::Logits {
+        if needs.logits {
             return Ok(());
         }
         for objective in self.objective.iter().filter(|o| o.weight > 0.0) {

@@ -1,7 +1,7 @@
 //! The gradient oracle: losses of stages at given points, and their gradients.
 
 use super::graph::{Control, LossTerm, StageGraph};
-use crate::kinds::{Features, TransferBatch, TransferLoss};
+use crate::kinds::{Seen, TransferBatch, TransferLoss};
 use crate::network::{Network, Output, Pass};
 use crate::optim::Inner;
 use crate::rng::{Key, Purpose};
@@ -131,35 +131,27 @@ impl<'a> Problem<'a> {
     }
 
     /// The teacher's features as the transfer loss sees them (the placebo permutes their rows).
-    pub(super) fn teacher(&self, output: &Output, stage: usize) -> Result<Tensor> {
+    pub(super) fn teacher(&self, output: &Output, stage: usize) -> Result<Seen> {
         let features = self.features(output)?;
         match self.graph.control {
             Control::None => Ok(features),
             Control::Shuffled => {
-                let n = features.dims()[0];
+                let n = output.logits.dims()[0];
                 let key = self.draw.level(stage).purpose(Purpose::Placebo);
                 let order: Vec<u32> =
                     key.stream().permutation(n).into_iter().map(|i| i as u32).collect();
-                let order = Tensor::from_vec(order, n, features.device())?;
-                Ok(features.index_select(&order, 0)?)
+                let order = Tensor::from_vec(order, n, output.logits.device())?;
+                features.map(|t| Ok(t.index_select(&order, 0)?))
             }
         }
     }
 
-    pub(super) fn features(&self, output: &Output) -> Result<Tensor> {
-        Ok(match self.transfer_loss()?.needs().features {
-            Features::Embedding => output.embedding.clone(),
-            Features::Logits => output.logits.clone(),
-        })
+    pub(super) fn features(&self, output: &Output) -> Result<Seen> {
+        Ok(Seen::of(output, self.transfer_loss()?.needs()))
     }
 
     /// The batch as the transfer loss of `stage` sees it.
-    pub(super) fn seen<'b>(
-        &'b self,
-        stage: usize,
-        main: &'b Tensor,
-        aux: &'b Tensor,
-    ) -> Result<TransferBatch<'b>> {
+    pub(super) fn seen(&self, stage: usize, main: Seen, aux: Seen) -> Result<TransferBatch<'a>> {
         let needs = self.transfer_loss()?.needs();
         let labels = needs.labels.then_some(self.transfer_batch()?.labels.as_slice());
         let role = if self.weight_step { TRANSFER_OF_WEIGHT_STEP } else { TRANSFER };
@@ -170,12 +162,7 @@ impl<'a> Problem<'a> {
     }
 
     /// The transfer loss of `stage` on features of teacher and student.
-    pub(super) fn transfer_value(
-        &self,
-        stage: usize,
-        main: &Tensor,
-        aux: &Tensor,
-    ) -> Result<Tensor> {
+    pub(super) fn transfer_value(&self, stage: usize, main: Seen, aux: Seen) -> Result<Tensor> {
         self.transfer_loss()?.loss(&self.seen(stage, main, aux)?)
     }
 
@@ -194,7 +181,7 @@ impl<'a> Problem<'a> {
         };
         let main = self.teacher(&at(from)?, stage)?;
         let aux = self.features(&at(stage)?)?;
-        self.transfer_loss()?.diagnostics(&self.seen(stage, &main, &aux)?)
+        self.transfer_loss()?.diagnostics(&self.seen(stage, main, aux)?)
     }
 
     /// The loss of a stage at `own` weights, with earlier stages and architecture from `context`;
@@ -222,7 +209,7 @@ impl<'a> Problem<'a> {
                     let main = self.run(*from, teacher, &context.architecture, batch, TRANSFER)?;
                     let main = self.teacher(&main, stage)?;
                     let aux = self.run(stage, own, &context.architecture, batch, TRANSFER)?;
-                    (*weight, self.transfer_value(stage, &main, &self.features(&aux)?)?)
+                    (*weight, self.transfer_value(stage, main, self.features(&aux)?)?)
                 }
                 _ => continue,
             };

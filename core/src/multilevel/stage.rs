@@ -160,9 +160,14 @@ impl<'a> StageOracle<'a> {
         let output =
             problem.run(from, teacher.as_tensor(), &context.architecture, batch, TRANSFER)?;
         let features = problem.teacher(&output, stage)?;
-        let leaf = Var::from_tensor(&features.detach())?;
+        let leaves = features
+            .tensors()
+            .map(|t| Ok(Var::from_tensor(&t.detach())?))
+            .collect::<Result<Vec<_>>>()?;
+        let mut next = leaves.iter();
+        let leaf = features.map(|t| Ok(next.next().map_or(t, |v| v.as_tensor()).clone()))?;
         let own_arch = problem.levels[stage].architecture;
-        let mut cotangent: Option<Tensor> = None;
+        let mut cotangents: Vec<Option<Tensor>> = vec![None; leaves.len()];
         for (sign, own) in [(weight, plus), (-weight, minus)] {
             let mut architecture = self.point.detached().architecture;
             let var = match own_arch {
@@ -175,13 +180,15 @@ impl<'a> StageOracle<'a> {
             };
             let aux = problem.run(stage, &own.detach(), &architecture, batch, TRANSFER)?;
             let aux = problem.features(&aux)?;
-            let loss = problem.transfer_value(stage, leaf.as_tensor(), &aux)?;
+            let loss = problem.transfer_value(stage, leaf.clone(), aux)?;
             if !loss.track_op() {
                 continue; // the loss does not reach the teacher (hard targets)
             }
             let gradients = loss.backward()?;
-            if let Some(gradient) = take(&gradients, &leaf) {
-                accumulate(&mut cotangent, &gradient, sign)?;
+            for (cotangent, leaf) in cotangents.iter_mut().zip(&leaves) {
+                if let Some(gradient) = take(&gradients, leaf) {
+                    accumulate(cotangent, &gradient, sign)?;
+                }
             }
             if let Some((a, var)) = var
                 && let Some(gradient) = take(&gradients, &var)
@@ -189,8 +196,17 @@ impl<'a> StageOracle<'a> {
                 accumulate(&mut product.architecture[a], &gradient, sign)?;
             }
         }
-        let Some(cotangent) = cotangent else { return Ok(()) };
-        let gradients = (features * cotangent)?.sum_all()?.backward()?;
+        let mut pulled: Option<Tensor> = None;
+        for (feature, cotangent) in features.tensors().zip(cotangents) {
+            let Some(cotangent) = cotangent else { continue };
+            let part = (feature * cotangent)?.sum_all()?;
+            pulled = Some(match pulled {
+                Some(sum) => (sum + part)?,
+                None => part,
+            });
+        }
+        let Some(pulled) = pulled else { return Ok(()) };
+        let gradients = pulled.backward()?;
         // A network that is cut somewhere would silently lose the whole transferred part.
         let name = &problem.graph.stages[from].name;
         let missing = |what: &str| Error::NoGradient(format!("the {what} of stage `{name}`"));

@@ -52,15 +52,17 @@ impl TransferLoss for Kd {
 
     fn loss(&self, batch: &TransferBatch<'_>) -> Result<Tensor> {
         batch.check(self.needs())?;
-        let (main, aux) = (batch.main.dim(1)?, batch.aux.dim(1)?);
-        if main != aux {
+        let (main, aux) = batch.logits()?;
+        if main.dim(1)? != aux.dim(1)? {
             return Err(Error::Invalid(format!(
-                "both models must score the same classes, got {main} and {aux}"
+                "both models must score the same classes, got {} and {}",
+                main.dim(1)?,
+                aux.dim(1)?
             )));
         }
         let log_softmax =
             |logits: &Tensor| candle_nn::ops::log_softmax(&(logits / self.temperature)?, D::Minus1);
-        let (log_p, log_q) = (log_softmax(batch.main)?, log_softmax(batch.aux)?);
+        let (log_p, log_q) = (log_softmax(main)?, log_softmax(aux)?);
         let divergence = (log_p.exp()? * (&log_p - &log_q)?)?.sum_all()?;
         Ok((divergence * (self.temperature.powi(2) / batch.len() as f64))?)
     }
@@ -76,10 +78,12 @@ tetlo_core::register_transfer_loss!(
 mod tests {
     use super::*;
     use candle_core::Device;
+    use tetlo_core::kinds::Seen;
     use tetlo_core::rng::{Key, Purpose};
 
     fn loss(temperature: f64, main: &Tensor, aux: &Tensor) -> Result<f64> {
         let kd = Kd::from_options(KdOptions { temperature })?;
+        let (main, aux) = (Seen::logits(main.clone()), Seen::logits(aux.clone()));
         let batch = TransferBatch::new(main, aux, Key::new(0, Purpose::Transfer).stream())?;
         Ok(kd.loss(&batch)?.to_scalar()?)
     }

@@ -240,11 +240,12 @@ impl Qrs {
     fn view(&self, batch: &TransferBatch<'_>) -> Result<View> {
         batch.check(self.needs())?;
         let quadruples = self.draw(batch)?;
+        let (main, aux) = batch.embeddings()?;
         let main = match self.target {
-            Target::Hard => batch.main.detach(),
-            Target::Soft | Target::HardForward => batch.main.clone(),
+            Target::Hard => main.detach(),
+            Target::Soft | Target::HardForward => main.clone(),
         };
-        self.view_of(&main, batch.aux, &quadruples)
+        self.view_of(&main, aux, &quadruples)
     }
 
     fn view_of(&self, main: &Tensor, aux: &Tensor, quadruples: &Quadruples) -> Result<View> {

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::BufReader;
 use std::path::Path;
-use tetlo_core::kinds::{TransferBatch, TransferLoss};
+use tetlo_core::kinds::{Seen, TransferBatch, TransferLoss};
 use tetlo_core::registry;
 use tetlo_core::rng::{Key, Purpose};
 
@@ -56,7 +56,11 @@ fn losses_and_gradients_equal_pytorch() {
         let teacher =
             if case["main_detached"] == true { main.detach() } else { main.as_tensor().clone() };
         let draws = Key::new(0, Purpose::Transfer).stream();
-        let batch = TransferBatch::new(&teacher, &aux, draws).unwrap();
+        let seen = |t: &Tensor| match loss.needs() {
+            needs if needs.logits => Seen::logits(t.clone()),
+            _ => Seen::embedding(t.clone()),
+        };
+        let batch = TransferBatch::new(seen(&teacher), seen(&aux), draws).unwrap();
         let value = loss.loss(&batch).unwrap();
         let error = relative_error(&[value.to_scalar().unwrap()], &array("loss").1);
         assert!(error < 1e-12, "{name}: loss is off by {error:e}");
@@ -82,7 +86,8 @@ fn the_example_by_hand() {
     // −1, −1, 1. Each difference stands twice among nine entries.
     let main = Tensor::new(&[[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0]], &Device::Cpu).unwrap();
     let aux = Tensor::new(&[[2f64], [-1.0], [-1.0]], &Device::Cpu).unwrap();
-    let batch = TransferBatch::new(&main, &aux, Key::new(0, Purpose::Transfer).stream()).unwrap();
+    let batch =
+        TransferBatch::of_embeddings(&main, &aux, Key::new(0, Purpose::Transfer).stream()).unwrap();
     let value: f64 = loss.loss(&batch).unwrap().to_scalar().unwrap();
     let root = 0.5f64.sqrt();
     let expected = 2.0 * (1.0 + (1.0 - root).powi(2) + (1.0 + root).powi(2)) / 9.0;

@@ -7,7 +7,7 @@ use crate::numbers::{
 };
 use crate::report::{Check, Report, ensure, refused};
 use candle_core::{DType, Tensor, Var};
-use tetlo_core::kinds::{Features, TransferBatch, TransferLoss};
+use tetlo_core::kinds::{Seen, TransferBatch, TransferLoss};
 use tetlo_core::rng::{Key, Purpose};
 
 /// Features of `n` images.
@@ -27,11 +27,11 @@ impl Images {
 impl Suite for dyn TransferLoss {
     fn suite(loss: &Self, report: &mut Report) {
         let needs = loss.needs();
-        let widths = match needs.features {
-            Features::Logits => (5, 5),
+        let widths = match needs {
+            needs if needs.logits => (5, 5),
             // A loss may want embeddings of one width.
-            Features::Embedding if accepts(loss, (7, 5)) => (7, 5),
-            Features::Embedding => (6, 6),
+            _ if accepts(loss, (7, 5)) => (7, 5),
+            _ => (6, 6),
         };
         for n in [needs.batch.max(1), needs.batch.max(8), needs.batch.max(16)] {
             report.check(format_args!("a batch of {n}"), || on_batch(loss, n, widths));
@@ -51,7 +51,11 @@ impl Suite for dyn TransferLoss {
 fn batch<'a>(images: &'a Images, loss: &dyn TransferLoss) -> tetlo_core::Result<TransferBatch<'a>> {
     let draws = Key::new(3, Purpose::Transfer).stream();
     let labels = loss.needs().labels.then_some(images.labels.as_slice());
-    Ok(TransferBatch::new(&images.main, &images.aux, draws)?.with_labels(labels))
+    let seen = |t: &Tensor| match loss.needs() {
+        needs if needs.logits => Seen::logits(t.clone()),
+        _ => Seen::embedding(t.clone()),
+    };
+    Ok(TransferBatch::new(seen(&images.main), seen(&images.aux), draws)?.with_labels(labels))
 }
 
 fn evaluate(loss: &dyn TransferLoss, images: &Images) -> tetlo_core::Result<Tensor> {
@@ -125,7 +129,7 @@ fn refuses(loss: &dyn TransferLoss, widths: (usize, usize)) -> Check {
         let few = batch(&images, loss)?.with_labels(Some(&images.labels[1..]));
         refused("a batch with a label too few", || loss.loss(&few))?;
     }
-    if needs.features == Features::Logits {
+    if needs.logits {
         let other = Images::new(needs.batch.max(8), (5, 4))?;
         refused("logits of different classes", || evaluate(loss, &other))?;
     }
