@@ -11,5 +11,6 @@ mod network;
 mod partial;
 mod plugins;
 mod precision;
+mod second_derivatives;
 mod tensor_code;
 mod tetlo;
