@@ -79,9 +79,10 @@ fn slope(f: impl Fn(f64) -> Vec<f64>, step: f64) -> Vec<f64> {
     let combine = |a: &[f64], b: &[f64], factors: (f64, f64)| -> Vec<f64> {
         a.iter().zip(b).map(|(a, b)| factors.0 * a + factors.1 * b).collect()
     };
-    let [a, b, c] = [step, step / 2.0, step / 4.0]
-        .map(|h| combine(&f(h), &f(-h), (0.5 / h, -0.5 / h)));
-    let once = [(&b, &a), (&c, &b)].map(|(fine, coarse)| combine(fine, coarse, (4.0 / 3.0, -1.0 / 3.0)));
+    let [a, b, c] =
+        [step, step / 2.0, step / 4.0].map(|h| combine(&f(h), &f(-h), (0.5 / h, -0.5 / h)));
+    let once =
+        [(&b, &a), (&c, &b)].map(|(fine, coarse)| combine(fine, coarse, (4.0 / 3.0, -1.0 / 3.0)));
     combine(&once[1], &once[0], (16.0 / 15.0, -1.0 / 15.0))
 }
 
@@ -92,7 +93,6 @@ struct Case {
     architecture: Option<Tensor>,
     images: Tensor,
     labels: Vec<u32>,
-    drop_path: f64,
 }
 
 impl Case {
@@ -109,7 +109,6 @@ impl Case {
             architecture: alphas.map(|a| (wide(a) * 500.0).expect("numbers")),
             images,
             labels: (0..batch).map(|_| draws.below(3) as u32).collect(),
-            drop_path: 0.0,
             network,
         }
     }
@@ -123,11 +122,12 @@ impl Case {
 
     /// Cross entropies of all that the network says of classes, and a bent term of the embedding.
     fn loss(&self, weights: &Tensor, architecture: Option<&Tensor>) -> Tensor {
-        let pass = Pass::train(Key::new(1, Purpose::Relaxation)).with_drop_path(self.drop_path);
+        let pass = Pass::train(Key::new(1, Purpose::Relaxation)).with_drop_path(0.2);
         let images = self.images.to_dtype(weights.dtype()).expect("images");
         let out = self.network.forward(weights, architecture, &images, &pass).expect("a pass");
         let bent = out.embedding.sqr().and_then(|s| s.mean_all()).expect("a number");
-        let mut loss = (cross_entropy(&out.logits, &self.labels).expect("a loss") + bent).expect("a sum");
+        let mut loss =
+            (cross_entropy(&out.logits, &self.labels).expect("a loss") + bent).expect("a sum");
         if let Some(logits) = &out.auxiliary_logits {
             loss = (loss + cross_entropy(logits, &self.labels).expect("a loss")).expect("a sum");
         }
@@ -135,7 +135,9 @@ impl Case {
     }
 
     fn vars(&self, dtype: DType) -> (Var, Option<Var>) {
-        let var = |t: &Tensor| Var::from_tensor(&t.to_dtype(dtype).expect("numbers")).expect("a variable");
+        let var = |t: &Tensor| {
+            Var::from_tensor(&t.to_dtype(dtype).expect("numbers")).expect("a variable")
+        };
         (var(&self.weights), self.architecture.as_ref().map(var))
     }
 
@@ -191,12 +193,12 @@ fn products_equal_pytorch() {
                 .to_dtype(DType::F64)
                 .expect("images"),
             labels: labels.iter().map(|l| *l as u32).collect(),
-            drop_path: 0.0,
         };
         let (weights, alphas) = case.vars(DType::F64);
         let alphas = alphas.expect("a supernet has α");
         let pass = Pass::train(Key::new(1, Purpose::Relaxation));
-        let out = case.network.forward(&weights, Some(&alphas), &case.images, &pass).expect("a pass");
+        let out =
+            case.network.forward(&weights, Some(&alphas), &case.images, &pass).expect("a pass");
         let loss = cross_entropy(&out.logits, &case.labels).expect("a loss");
         let their = |name: &str| values(&theirs[&format!("{variant}/{name}")]);
         assert!(off(&values(&loss), &their("loss")) < 1e-13, "{variant}: loss {loss}");
@@ -206,7 +208,8 @@ fn products_equal_pytorch() {
         let second = along.and_then(|a| a.backward()).expect("second derivatives");
         let ours = values(second.get(&alphas).expect("a product"));
         for e in fused.architecture().entries() {
-            let error = off(&ours[e.offset..e.offset + e.len()], &their(&format!("alpha/{}", e.name)));
+            let error =
+                off(&ours[e.offset..e.offset + e.len()], &their(&format!("alpha/{}", e.name)));
             assert!(error < 1e-9, "{variant}: {} is off by {error:e}", e.name);
         }
         let ours = values(second.get(&weights).expect("a product"));
@@ -226,12 +229,8 @@ fn products_equal_pytorch() {
     }
 }
 
-/// Every kind of network that is built of primitives, smooth, in `f64`; and in `f32` to its rounding.
-#[test]
-fn double_backward_is_that_of_differences() {
-    if !in_child("double_backward_is_that_of_differences") {
-        return;
-    }
+/// Every kind of network that is built of primitives, with the side of its images.
+fn networks() -> Vec<(&'static str, Arc<dyn Network>, usize)> {
     let darts = space("darts", 4, 3);
     let mut partial = space("darts", 8, 3);
     (partial.mixing.factor, partial.mixing.edge_normalization) = (4, true);
@@ -243,16 +242,24 @@ fn double_backward_is_that_of_differences() {
         let plugin = build::<dyn Auxiliary>(name, options).expect("registered");
         plugin.network(&AuxiliarySite::new(image(8), 3, &darts)).expect("it fits")
     };
-    let cases: Vec<(&str, Arc<dyn Network>, usize, f64)> = vec![
-        ("darts", Arc::new(supernet(&darts, 8, 3)), 8, 0.0),
-        ("nas-bench-201", Arc::new(supernet(&space("nas-bench-201", 3, 1), 8, 3)), 8, 0.0),
-        ("partial channels", Arc::new(supernet(&partial, 8, 3)), 8, 0.0),
-        ("derived, with head and drop-path", Arc::new(derived), 16, 0.3),
-        ("resnet", auxiliary("resnet", &json!({"depth": 8, "width": 3})), 8, 0.0),
-        ("a second supernet", auxiliary("supernet", &json!({"channels": 2, "cells": 2})), 8, 0.0),
-    ];
-    for (name, network, side, drop_path) in cases {
-        let case = Case { drop_path, ..Case::random(smooth(&*network), 4, side, 3) };
+    vec![
+        ("darts", Arc::new(supernet(&darts, 8, 3)), 8),
+        ("nas-bench-201", Arc::new(supernet(&space("nas-bench-201", 3, 1), 8, 3)), 8),
+        ("partial channels", Arc::new(supernet(&partial, 8, 3)), 8),
+        ("derived, with head and drop-path", Arc::new(derived), 16),
+        ("resnet", auxiliary("resnet", &json!({"depth": 8, "width": 3})), 8),
+        ("a second supernet", auxiliary("supernet", &json!({"channels": 2, "cells": 2})), 8),
+    ]
+}
+
+/// Every kind of network that is built of primitives, smooth, in `f64`; and in `f32` to its rounding.
+#[test]
+fn double_backward_is_that_of_differences() {
+    if !in_child("double_backward_is_that_of_differences") {
+        return;
+    }
+    for (name, network, side) in networks() {
+        let case = Case::random(smooth(&*network), 4, side, 3);
         let v = case.direction();
         let product = case.product(&v, DType::F64).expect("a product");
         let expected = slope(|t| case.gradient(t, &v), 0.02);
@@ -331,17 +338,55 @@ fn exact_on_a_darts_supernet() {
         let fused = supernet(&space("darts", 4, 3), side, 3);
         let case = Case::random(smooth(&fused), batch, side, seed);
         let v = case.direction();
-        let start = std::time::Instant::now();
         let found = exact_product(&case, &v);
-        println!("PRODUCT batch {batch} side {side}: {:?}", start.elapsed());
         let (weights, along) = (values(&case.weights), values(&v));
-        let moved = |t: f64| -> Vec<f64> {
-            weights.iter().zip(&along).map(|(w, v)| w + t * v).collect()
-        };
+        let moved =
+            |t: f64| -> Vec<f64> { weights.iter().zip(&along).map(|(w, v)| w + t * v).collect() };
         let expected = slope(|t| gradient_by_hand(&fused, &case, &moved(t)), 0.02);
         let error = off(&found, &expected);
-        println!("PRODUCT error {error:e}");
-        assert!(error < 1e-6, "seed {seed}: off by {error:e}");
+        assert!(error < 1e-9, "seed {seed}: off by {error:e}");
+    }
+}
+
+/// The reference of each network gives what the fused one gives, with batch and running statistics.
+#[test]
+fn the_same_network() {
+    for (name, network, side) in networks() {
+        let slow = network.reference(false).expect("a network of primitives");
+        assert_eq!(slow.weights(), network.weights(), "{name}");
+        assert_eq!(slow.buffers(), network.buffers(), "{name}");
+        assert_eq!(slow.architecture(), network.architecture(), "{name}");
+        let case = Case::random(network.clone(), 4, side, 5);
+        let narrow = |t: &Tensor| t.to_dtype(DType::F32).expect("numbers");
+        let weights = narrow(&case.weights);
+        let architecture = case.architecture.as_ref().map(narrow);
+        let images = narrow(&case.images);
+        let draw = Key::new(1, Purpose::Relaxation);
+        let run = |network: &dyn Network, pass: &Pass<'_>| {
+            let out = network.forward(&weights, architecture.as_ref(), &images, pass);
+            let out = out.expect("a pass");
+            let parts =
+                [Some(out.logits), Some(out.embedding), out.auxiliary_logits, out.statistics];
+            parts.map(|part| part.map(|t| values(&t)))
+        };
+        let training = Pass::train(draw).with_drop_path(0.2);
+        let (found, expected) = (run(&*slow, &training), run(&*network, &training));
+        let statistics = expected[3].as_deref().expect("it has normalisations");
+        let buffers = narrow(&tensor(statistics));
+        let evaluation = Pass::evaluate(&buffers, draw);
+        let later = (run(&*slow, &evaluation), run(&*network, &evaluation));
+        assert!(later.0[3].is_none());
+        for (found, expected) in [(found, expected), later] {
+            for (found, expected) in found.iter().zip(&expected) {
+                match (found, expected) {
+                    (Some(found), Some(expected)) => {
+                        let error = off(found, expected);
+                        assert!(error < 1e-5, "{name}: off by {error:e}");
+                    }
+                    (found, expected) => assert_eq!(found, expected, "{name}"),
+                }
+            }
+        }
     }
 }
 

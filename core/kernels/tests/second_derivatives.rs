@@ -69,9 +69,8 @@ impl Case {
         let inputs = self.at(point);
         let forward = reference::forward_as(&self.graph, &inputs, self.how);
         let pairs = self.g.iter().zip(&forward.exports);
-        let g: Vec<Vec<f64>> = pairs
-            .map(|(g, e)| g.iter().zip(e).map(|(g, e)| g + square * e).collect())
-            .collect();
+        let g: Vec<Vec<f64>> =
+            pairs.map(|(g, e)| g.iter().zip(e).map(|(g, e)| g + square * e).collect()).collect();
         let found = reference::backward(&self.graph, &inputs, &forward, &g);
         (forward.exports.concat(), [found.weights, found.ops].concat())
     }
@@ -119,9 +118,8 @@ fn errors(case: &Case, step: f64, converged: f64) -> Option<[f64; 2]> {
     let found =
         reference::second_derivatives(&case.graph, &inputs, case.how, &case.g, along).unwrap();
     let product = [found.gradients.weights, found.gradients.ops].concat();
-    let off = |found: &[f64], expected: &[f64]| {
-        norm(&minus(found, expected)) / norm(expected).max(1e-3)
-    };
+    let off =
+        |found: &[f64], expected: &[f64]| norm(&minus(found, expected)) / norm(expected).max(1e-3);
     Some([off(&found.exports.concat(), &expected[0]), off(&product, &expected[1])])
 }
 
@@ -236,9 +234,8 @@ fn double_backward(case: &Case) -> Vec<f64> {
     let loss = terms.reduce(|a, b| (a + b).unwrap()).unwrap();
     let first = loss.backward().unwrap();
     let (of_weights, of_ops) = case.along.split_at(case.weights);
-    let parts = [(&weights, of_weights), (&ops, of_ops)].map(|(var, along)| {
-        (first.get(var).unwrap() * tensor(along)).unwrap().sum_all().unwrap()
-    });
+    let parts = [(&weights, of_weights), (&ops, of_ops)]
+        .map(|(var, along)| (first.get(var).unwrap() * tensor(along)).unwrap().sum_all().unwrap());
     let second = (&parts[0] + &parts[1]).unwrap().backward().unwrap();
     let of = |var: &Var| second.get(var).unwrap().to_vec1::<f64>().unwrap();
     let third = second.get(&weights).unwrap().sum_all().unwrap().backward();
@@ -260,7 +257,8 @@ fn double_backward_is_exact() {
         if apart > 1e-7 {
             continue;
         }
-        let off = norm(&minus(&double_backward(&case), &expected[1])) / norm(&expected[1]).max(1e-3);
+        let off =
+            norm(&minus(&double_backward(&case), &expected[1])) / norm(&expected[1]).max(1e-3);
         assert!(off < 1e-8, "seed {seed}: {off:e}");
         tested += 1;
     }
@@ -290,8 +288,7 @@ fn what_it_cannot_do_is_said() {
     let mut b = GraphBuilder::new(1, 2, 2);
     let function = b.function(std::sync::Arc::new(Halved));
     let chain = vec![Primitive::Function { function, weight: 0 }];
-    let state =
-        b.state(vec![Term { input: vec![b.input()], chain, weight: Weight::One }]).unwrap();
+    let state = b.state(vec![Term { input: vec![b.input()], chain, weight: Weight::One }]).unwrap();
     b.export(tetlo_kernels::Export::Pooled { states: vec![state], relu: false });
     let graph = b.finish().unwrap();
     let inputs = Inputs { batch: 1, images: &[1.0; 4], weights: &[0.5], ops: &[], running: None };
@@ -302,7 +299,8 @@ fn what_it_cannot_do_is_said() {
     assert!(error.contains("half of it") && error.contains("second derivatives"), "{error}");
 
     let network = ReferenceNetwork::new(graph, false);
-    let single = |shape: &[usize]| Tensor::ones(shape, candle_core::DType::F32, &Device::Cpu).unwrap();
+    let single =
+        |shape: &[usize]| Tensor::ones(shape, candle_core::DType::F32, &Device::Cpu).unwrap();
     let (images, ops) = (single(&[1, 1, 2, 2]), single(&[1]));
     let weights = single(&[1]).to_dtype(candle_core::DType::F64).unwrap();
     let error = network.forward_with_key(&images, &weights, &ops, Mode::Train, 0);

@@ -93,7 +93,8 @@ impl AuxiliaryHead {
         let wide = view("features.5.weight")?.reshape((WIDE, NARROW * 4))?;
         let x = x.reshape((n, NARROW * 4))?.matmul(&wide.t()?)?;
         let (x, second) = batch_norm(&x, &view("features.6.weight")?, &view("features.6.bias")?)?;
-        let logits = linear(&relu(&x, smooth)?, &view("classifier.weight")?, &view("classifier.bias")?)?;
+        let logits =
+            linear(&relu(&x, smooth)?, &view("classifier.weight")?, &view("classifier.bias")?)?;
         Ok((logits, Tensor::cat(&[first, second], 0)?))
     }
 }

@@ -50,7 +50,11 @@ impl<'a> Call<'a> {
     }
 
     /// The gradients of `x` and of the weights.
-    pub(super) fn back<T: Scalar>(&self, x: &Images<T>, g: &Images<T>) -> Result<(Images<T>, Vec<T>)> {
+    pub(super) fn back<T: Scalar>(
+        &self,
+        x: &Images<T>,
+        g: &Images<T>,
+    ) -> Result<(Images<T>, Vec<T>)> {
         let g: Vec<f64> = g.data.iter().map(|v| v.to_f64()).collect();
         let g = Tensor::from_vec(g, self.output.shape(), &Device::Cpu)
             .and_then(|g| g.to_dtype(self.dtype))

@@ -61,9 +61,11 @@ impl ReferenceNetwork {
             Mode::Train => None,
             Mode::Eval { running } => Some(running.detach().contiguous()?),
         };
-        for (what, tensor) in
-            [("weights", Some(weights)), ("operation weights", Some(ops)), ("running statistics", running.as_ref())]
-        {
+        for (what, tensor) in [
+            ("weights", Some(weights)),
+            ("operation weights", Some(ops)),
+            ("running statistics", running.as_ref()),
+        ] {
             let found = tensor.map_or(images.dtype(), Tensor::dtype);
             if found != images.dtype() {
                 bail!("the images are {:?}, but the {what} {found:?}", images.dtype());
@@ -151,8 +153,7 @@ impl Call {
     fn gradient<T: Float>(&self, parameters: &[T], g: &[T]) -> Result<(CpuStorage, Shape)> {
         self.with(parameters, |inputs| {
             let forward = run(&self.graph, inputs, self.how)?;
-            let Gradients { weights, ops } =
-                run_back(&self.graph, inputs, &forward, &self.cut(g))?;
+            let Gradients { weights, ops } = run_back(&self.graph, inputs, &forward, &self.cut(g))?;
             Ok([weights, ops].concat())
         })
     }

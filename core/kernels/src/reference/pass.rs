@@ -86,9 +86,7 @@ impl<T: Scalar> Pass<'_, T> {
                 statistics.push((at, found));
                 y
             }
-            Primitive::Function { function, weight } => {
-                self.call(function.0, weight, x)?.output()
-            }
+            Primitive::Function { function, weight } => self.call(function.0, weight, x)?.output(),
             _ => {
                 let parts: Vec<_> = convolutions(primitive, c)
                     .iter()
@@ -174,7 +172,8 @@ impl<T: Scalar> Pass<'_, T> {
     ) -> Result<TermGradients<T>> {
         let steps = self.run_term(term, states)?.steps;
         let (mut g, len) = (g.clone(), g.image_len());
-        let images = g.data.chunks_exact_mut(len).zip(steps[steps.len() - 1].data.chunks_exact(len));
+        let images =
+            g.data.chunks_exact_mut(len).zip(steps[steps.len() - 1].data.chunks_exact(len));
         let mut factor = Vec::new();
         for (image, (g, y)) in images.enumerate() {
             if term.weight != Weight::One {

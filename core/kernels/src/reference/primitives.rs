@@ -28,12 +28,7 @@ struct Row {
 }
 
 /// Calls `f` with the rows of all products. Inputs are `conv.stride` apart.
-fn rows<T: Scalar>(
-    x: &Images<T>,
-    out: &Images<T>,
-    conv: &Convolution,
-    mut f: impl FnMut(Row),
-) {
+fn rows<T: Scalar>(x: &Images<T>, out: &Images<T>, conv: &Convolution, mut f: impl FnMut(Row)) {
     let ((n, channels, h, w), (ho, wo)) = (x.shape, (out.shape.2, out.shape.3));
     let k = conv.kernel;
     // The outputs whose tap lies inside, and where the first of them reads.
@@ -81,7 +76,9 @@ pub(super) fn convolve<T: Scalar>(x: &Images<T>, conv: &Convolution, weights: &[
         if conv.stride == 1 {
             to.iter_mut().zip(&from[..r.len]).for_each(|(o, x)| *o += *x * weight);
         } else {
-            to.iter_mut().zip(from.iter().step_by(conv.stride)).for_each(|(o, x)| *o += *x * weight);
+            to.iter_mut()
+                .zip(from.iter().step_by(conv.stride))
+                .for_each(|(o, x)| *o += *x * weight);
         }
     });
     out.data = data;
@@ -282,7 +279,8 @@ pub(super) fn batch_norm_back<T: Scalar>(
             }
         }
         let scale = gamma.map_or(r, |gamma| gamma[c] * r);
-        let share = |sum: T| if running.is_some() { T::default() } else { sum / T::from_f64(count) };
+        let share =
+            |sum: T| if running.is_some() { T::default() } else { sum / T::from_f64(count) };
         let (of_mean, of_slope) = (share(dbeta[c]), share(dgamma[c]));
         for plane in planes(x, c) {
             let (x, g) = (&x.data[plane.clone()], &g.data[plane.clone()]);
