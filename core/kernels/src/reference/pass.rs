@@ -179,7 +179,9 @@ impl<T: Scalar> Pass<'_, T> {
             if term.weight != Weight::One {
                 factor.push(super::primitives::dot(g, y));
                 let weight = self.inputs.op(term.weight, image);
-                g.iter_mut().for_each(|g| *g = *g * weight);
+                for g in g {
+                    *g = *g * weight;
+                }
             }
         }
         let mut weights = Vec::new();
