@@ -25,6 +25,8 @@ use tetlo_search_spaces as _;
 use tetlo_tests as _;
 
 const SWITCH: &str = "CANDLE_GRAD_DO_NOT_DETACH";
+/// Of the fixture's numbers.
+const SEED: u64 = 0;
 
 /// Runs this test again in a process that has candle's second derivatives; true in that process.
 fn in_child(test: &str) -> bool {
@@ -175,7 +177,6 @@ fn products_equal_pytorch() {
     if !in_child("products_equal_pytorch") {
         return;
     }
-    const SEED: u64 = 0;
     let theirs = npz::read(&fixture("network/second_derivatives.npz")).expect("an npz");
     let fused = supernet(&space("darts", 2, 3), 8, 4);
     let of_layout = |layout: &tetlo_core::layout::Layout, prefix: &str| {
