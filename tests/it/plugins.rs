@@ -153,7 +153,7 @@ fn hypergradients_hold_their_bounds() {
     let here = directory.path();
     let rows = tetlo_in(here, &["check", "hypergrad", "--format", "json"]).code(0).json();
     let rows = rows.as_array().expect("rows");
-    for estimator in ["first-order", "central-difference", "exact"] {
+    for estimator in ["first-order", "central-difference", "exact", "richardson"] {
         assert!(rows.iter().any(|r| r["estimator"] == estimator), "{estimator}");
     }
     for r in rows {
