@@ -9,12 +9,14 @@ use std::cell::Cell;
 use std::process::Command;
 use std::sync::Arc;
 use tetlo_core::genotype::Genotype;
-use tetlo_core::kinds::{Auxiliary, AuxiliarySite, Relaxation, SearchSpace};
+use tetlo_core::kinds::{Auxiliary, AuxiliarySite, Hypergradient, Relaxation, SearchSpace};
+use tetlo_core::multilevel::reverse::{Adjoints, Contribution, Via, hypergradient};
 use tetlo_core::multilevel::{
-    Batch, Batches, Level, Point, Problem, StageGraph, StageOracle, cross_entropy,
+    Batch, Batches, CrossEntropy, Level, PluginRef, Point, Problem, StageGraph, TransferLosses,
+    WarmStarts, cross_entropy,
 };
 use tetlo_core::network::{ImageShape, Network, Pass};
-use tetlo_core::optim::Inner;
+use tetlo_core::optim::{Inner, InnerState};
 use tetlo_core::registry::build;
 use tetlo_core::rng::{Key, Purpose};
 use tetlo_core::space::{DerivedSize, KernelNetwork, SpaceSpec, initial_values};
@@ -277,75 +279,115 @@ fn double_backward_is_that_of_differences() {
     }
 }
 
-/// ∇_α ⟨∇_w CE, v⟩ of a bilevel problem as the estimator `exact` asks for it.
-fn exact_product(case: &Case, v: &Tensor) -> Vec<f64> {
-    let graph = StageGraph::bilevel("exact").validated().expect("a graph");
-    let batch = Batch { images: case.images.clone(), labels: case.labels.clone() };
-    let batches = Batches { train: batch.clone(), valid: batch, transfer: None };
-    let inner = Inner { learning_rate: 0.025, momentum: 0.0, weight_decay: 0.0 };
-    let level = Level { network: &*case.network, architecture: Some(0), inner, momentum: None };
-    let problem = Problem {
-        graph: &graph,
-        levels: vec![level],
-        transfer: None,
-        batches: &batches,
-        draw: Key::new(1, Purpose::Relaxation),
-        weight_step: false,
-        passes: Cell::new(0),
-    };
-    let architecture = case.architecture.iter().cloned().collect();
-    let point = Point { weights: vec![case.weights.clone()], architecture };
-    let oracle = StageOracle::new(&problem, 0, &point);
-    let product = oracle.exact_product(v).expect("a product");
-    values(product.architecture[0].as_ref().expect("the loss depends on α"))
+/// Cross entropy of the smooth graph and its gradients in weights and α, by hand from the reference: no
+/// candle.
+struct ByHand {
+    loss: f64,
+    weights: Vec<f64>,
+    alphas: Vec<f64>,
 }
 
-/// ∇_α CE at weights `w` of the smooth graph, by hand from the reference: no candle.
-fn gradient_by_hand(fused: &KernelNetwork, case: &Case, weights: &[f64]) -> Vec<f64> {
-    let alphas = values(case.architecture.as_ref().expect("a supernet has α"));
+fn by_hand(fused: &KernelNetwork, batch: &Batch, weights: &[f64], alphas: &[f64]) -> ByHand {
     let columns = fused.architecture().entries()[0].shape[1];
     let softmax = |row: &[f64]| -> Vec<f64> {
         let sum: f64 = row.iter().map(|a| a.exp()).sum();
         row.iter().map(|a| a.exp() / sum).collect()
     };
     let ops: Vec<f64> = alphas.chunks(columns).flat_map(softmax).collect();
-    let (images, batch) = (values(&case.images), case.labels.len());
-    let inputs = Inputs { batch, images: &images, weights, ops: &ops, running: None };
+    let (images, n) = (values(&batch.images), batch.labels.len());
+    let inputs = Inputs { batch: n, images: &images, weights, ops: &ops, running: None };
     let how = How { smooth: true, ..How::default() };
     let forward = reference::forward_as(fused.graph(), &inputs, how);
-    let classes = forward.exports[1].len() / batch;
-    let scores = forward.exports[1].chunks(classes).zip(&case.labels);
-    let of_logits = scores.flat_map(|(scores, label)| {
+    let classes = forward.exports[1].len() / n;
+    let (mut loss, mut of_logits) = (0.0, vec![]);
+    for (scores, label) in forward.exports[1].chunks(classes).zip(&batch.labels) {
         let mut p = softmax(scores);
+        loss -= p[*label as usize].ln() / n as f64;
         p[*label as usize] -= 1.0;
-        p.into_iter().map(|p| p / batch as f64).collect::<Vec<_>>()
-    });
-    let of_exports = [vec![0.0; forward.exports[0].len()], of_logits.collect()];
-    let of_ops = reference::backward(fused.graph(), &inputs, &forward, &of_exports).ops;
-    let rows = ops.chunks(columns).zip(of_ops.chunks(columns));
+        of_logits.extend(p.into_iter().map(|p| p / n as f64));
+    }
+    let of_exports = [vec![0.0; forward.exports[0].len()], of_logits];
+    let found = reference::backward(fused.graph(), &inputs, &forward, &of_exports);
+    let rows = ops.chunks(columns).zip(found.ops.chunks(columns));
     let through_softmax = rows.flat_map(|(p, g)| {
         let mean: f64 = p.iter().zip(g).map(|(p, g)| p * g).sum();
         p.iter().zip(g).map(|(p, g)| p * (g - mean)).collect::<Vec<_>>()
     });
-    through_softmax.collect()
+    ByHand { loss, weights: found.weights, alphas: through_softmax.collect() }
 }
 
+/// a + t·b.
+fn moved(a: &[f64], t: f64, b: &[f64]) -> Vec<f64> {
+    a.iter().zip(b).map(|(a, b)| a + t * b).collect()
+}
+
+/// The estimator `exact` on a smooth DARTS supernet: its mixed term against the extrapolated difference
+/// of gradients, and the whole hypergradient against extrapolated differences of J through the update.
 #[test]
 fn exact_on_a_darts_supernet() {
     if !in_child("exact_on_a_darts_supernet") {
         return;
     }
+    const ETA: f64 = 0.05;
     for (seed, batch, side) in [(0, 4, 16), (1, 8, 8)] {
         let fused = supernet(&space("darts", 4, 3), side, 3);
-        let case = Case::random(smooth(&fused), batch, side, seed);
-        let v = case.direction();
-        let found = exact_product(&case, &v);
-        let (weights, along) = (values(&case.weights), values(&v));
-        let moved =
-            |t: f64| -> Vec<f64> { weights.iter().zip(&along).map(|(w, v)| w + t * v).collect() };
-        let expected = slope(|t| gradient_by_hand(&fused, &case, &moved(t)), 0.02);
-        let error = off(&found, &expected);
-        assert!(error < 1e-9, "seed {seed}: off by {error:e}");
+        let [train, valid] =
+            [0, 1].map(|i| Case::random(smooth(&fused), batch, side, seed + 9 * i));
+        let (network, architecture) = (&*train.network, train.architecture.clone().into_iter());
+        let point =
+            Point { weights: vec![train.weights.clone()], architecture: architecture.collect() };
+        let batch_of =
+            |case: &Case| Batch { images: case.images.clone(), labels: case.labels.clone() };
+        let batches = Batches { train: batch_of(&train), valid: batch_of(&valid), transfer: None };
+        let graph = StageGraph::bilevel(PluginRef::named("exact")).validated().expect("a graph");
+        let level = Level {
+            network,
+            criterion: &CrossEntropy,
+            architecture: Some(0),
+            parameters: &[],
+            inner: Inner::plain(ETA),
+            memory: &InnerState::default(),
+        };
+        let problem = Problem {
+            graph: &graph,
+            levels: vec![level],
+            transfers: &TransferLosses::default(),
+            batches: &batches,
+            draw: Key::new(1, Purpose::Relaxation),
+            weight_step: false,
+            warm: &WarmStarts::default(),
+            passes: Cell::new(0),
+        };
+        let exact = build::<dyn Hypergradient>("exact", &Value::Null).expect("registered");
+        let found = hypergradient(&problem, &point, &[&*exact], Adjoints::Joint);
+        let found = found.expect("a hypergradient");
+        let of = |keep: &dyn Fn(&Contribution) -> bool| {
+            values(&found.sum(0, keep).expect("a sum").expect("it has terms"))
+        };
+
+        let (w, a) = (values(&point.weights[0]), values(&point.architecture[0]));
+        let updated = |a: &[f64]| moved(&w, -ETA, &by_hand(&fused, &batches.train, &w, a).weights);
+        let after = by_hand(&fused, &batches.valid, &updated(&a), &a);
+        let length = norm(&after.weights);
+        let v: Vec<f64> = after.weights.iter().map(|v| v / length).collect();
+        let along = |t| by_hand(&fused, &batches.train, &moved(&w, t, &v), &a).alphas;
+        let mixed: Vec<f64> = slope(along, 0.02).iter().map(|s| -ETA * length * s).collect();
+        let error = off(&of(&|c| c.via == Via::Update(0)), &mixed);
+        assert!(error < 1e-9, "seed {seed}: the mixed term is off by {error:e}");
+
+        let gradient = of(&|_| true);
+        let mut draws = Key::new(seed, Purpose::Split).stream();
+        for _ in 0..4 {
+            let d: Vec<f64> = a.iter().map(|_| draws.normal()).collect();
+            let objective = |t| {
+                let a = moved(&a, t, &d);
+                vec![by_hand(&fused, &batches.valid, &updated(&a), &a).loss]
+            };
+            let expected = slope(objective, 0.02)[0];
+            let got: f64 = gradient.iter().zip(&d).map(|(g, d)| g * d).sum();
+            let error = (got - expected).abs() / (norm(&gradient) * norm(&d));
+            assert!(error < 1e-9, "seed {seed}: {got} for {expected}");
+        }
     }
 }
 
