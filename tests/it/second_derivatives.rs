@@ -27,6 +27,8 @@ use tetlo_search_spaces as _;
 use tetlo_tests as _;
 
 const SWITCH: &str = "CANDLE_GRAD_DO_NOT_DETACH";
+/// The inner learning rate.
+const ETA: f64 = 0.05;
 /// Of the fixture's numbers.
 const SEED: u64 = 0;
 
@@ -328,7 +330,6 @@ fn exact_on_a_darts_supernet() {
     if !in_child("exact_on_a_darts_supernet") {
         return;
     }
-    const ETA: f64 = 0.05;
     for (seed, batch, side) in [(0, 4, 16), (1, 8, 8)] {
         let fused = supernet(&space("darts", 4, 3), side, 3);
         let [train, valid] =
