@@ -105,9 +105,9 @@ impl Case {
     }
 }
 
-/// Relative errors of the exports' derivative and of the Hessian's product, where the differences have
-/// converged.
-fn errors(case: &Case, step: f64, converged: f64) -> Option<[f64; 2]> {
+/// Relative errors of the exports' derivative, of the Hessian's product and of the gradient along the
+/// direction, where the differences have converged.
+fn errors(case: &Case, step: f64, converged: f64) -> Option<[f64; 3]> {
     let (expected, apart) = case.differences(step, 0.0);
     if apart > converged {
         return None;
@@ -120,7 +120,11 @@ fn errors(case: &Case, step: f64, converged: f64) -> Option<[f64; 2]> {
     let product = [found.gradients.weights, found.gradients.ops].concat();
     let off =
         |found: &[f64], expected: &[f64]| norm(&minus(found, expected)) / norm(expected).max(1e-3);
-    Some([off(&found.exports.concat(), &expected[0]), off(&product, &expected[1])])
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    let (_, gradient) = case.gradient(&case.point, 0.0);
+    let slope = (dot(&gradient, &case.along) - dot(&case.g.concat(), &expected[0])).abs();
+    let of_exports = off(&found.exports.concat(), &expected[0]);
+    Some([of_exports, off(&product, &expected[1]), slope / norm(&gradient).max(1e-3)])
 }
 
 #[test]
