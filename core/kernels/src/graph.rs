@@ -438,6 +438,11 @@ impl Graph {
         self.exports.iter().map(|e| self.export_shape(e, images).iter().product::<usize>()).sum()
     }
 
+    /// The tensor functions that its chains may name.
+    pub fn functions(&self) -> impl Iterator<Item = &dyn TensorFunction> {
+        self.functions.iter().map(|f| &**f)
+    }
+
     /// States with terms, as (position, state).
     pub(crate) fn computed(&self) -> impl DoubleEndedIterator<Item = (usize, &State)> {
         self.states.iter().enumerate().skip(1)

@@ -6,7 +6,8 @@
 //! pools shared by all terms that read a state, depthwise results recomputed instead of stored.
 //! Results are the same bytes for any number of threads.
 //!
-//! [`mod@reference`] runs the same graphs slowly and obviously, in `f32` or `f64`.
+//! [`mod@reference`] runs the same graphs slowly and obviously, in `f32` or `f64`, and has exact second
+//! derivatives ([`ReferenceNetwork`]).
 
 mod arena;
 mod chain;
@@ -34,6 +35,7 @@ pub use maps::{AvgPool2x2, Gather, Map, MaxPool2x2, Same};
 pub use network::{Mode, Network, Outputs};
 pub use plan::{Plan, packs};
 pub use primitives::{count_kernels, kernel_calls};
+pub use reference::ReferenceNetwork;
 pub use threads::{set_threads, threads};
 
 /// The kernels this machine can run, fastest first: `avx512`, `avx2`, `neon`, `portable`.

@@ -8,20 +8,21 @@ use crate::network::{Network, Output, Pass, Statistics};
 use crate::rng::Purpose;
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
-use tetlo_kernels::{Export, GraphBuilder, Mode, StateId};
+use std::sync::Arc;
+use tetlo_kernels::{Export, Graph, GraphBuilder, Mode, Outputs, ReferenceNetwork, StateId};
 
 /// Places a term's drop-path mask takes: the largest batch with drop-path.
 pub(super) const MASK_STRIDE: usize = KernelNetwork::MOST_IMAGES_WITH_DROP_PATH;
 
 /// A network that the kernels run as one operation, with a linear classifier on the pooled features.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct KernelNetwork {
-    kernels: tetlo_kernels::Network,
+    kernels: Kernels,
     weights: Layout,
     buffers: Layout,
     architecture: Layout,
-    operation_weights: Option<OperationWeights>,
-    auxiliary: Option<AuxiliaryHead>,
+    operation_weights: Option<Arc<OperationWeights>>,
+    auxiliary: Option<Arc<AuxiliaryHead>>,
     /// Terms that drop-path may drop.
     droppable: usize,
     multiply_adds: u64,
@@ -37,6 +38,40 @@ pub(super) struct Resolutions {
     pub(super) states: Vec<Vec<StateId>>,
     /// Rectify them (residual networks, whose readers do)?
     pub(super) relu: bool,
+}
+
+/// Who runs the graph.
+#[derive(Debug, Clone)]
+enum Kernels {
+    /// The compiled plan, in `f32`.
+    Fused(tetlo_kernels::Network),
+    /// The slow, twice differentiable loops, in `f32` or `f64`.
+    Reference(ReferenceNetwork),
+}
+
+impl Kernels {
+    fn graph(&self) -> &Graph {
+        match self {
+            Self::Fused(network) => network.graph(),
+            Self::Reference(network) => network.graph(),
+        }
+    }
+
+    fn is_smooth(&self) -> bool {
+        matches!(self, Self::Reference(network) if network.is_smooth())
+    }
+
+    fn forward(
+        &self,
+        [images, weights, ops]: [&Tensor; 3],
+        mode: Mode<'_>,
+        key: u64,
+    ) -> candle_core::Result<Outputs> {
+        match self {
+            Self::Fused(network) => network.forward_with_key(images, weights, ops, mode, key),
+            Self::Reference(network) => network.forward_with_key(images, weights, ops, mode, key),
+        }
+    }
 }
 
 /// What stands on top of the graph.
@@ -108,7 +143,7 @@ impl KernelNetwork {
             builder.export(Export::Map { states, relu });
         }
         let maps = Some(self.graph().exports().len());
-        let kernels = tetlo_kernels::Network::new(builder.finish()?);
+        let kernels = Kernels::Fused(tetlo_kernels::Network::new(builder.finish()?));
         Ok(Self { kernels, maps, ..self })
     }
 
@@ -121,15 +156,15 @@ impl KernelNetwork {
         builder.graph.export(Export::Linear { of, out, weight, bias });
         let auxiliary = top.auxiliary.map(|(head, states)| {
             builder.graph.export(Export::Map { states, relu: true });
-            head
+            Arc::new(head)
         });
         builder.multiply_adds += (width * top.classes) as u64;
         Ok(Self {
-            kernels: tetlo_kernels::Network::new(builder.graph.finish()?),
+            kernels: Kernels::Fused(tetlo_kernels::Network::new(builder.graph.finish()?)),
             weights: builder.weights,
             buffers: builder.buffers,
             architecture: top.architecture,
-            operation_weights: top.operation_weights,
+            operation_weights: top.operation_weights.map(Arc::new),
             auxiliary,
             droppable: top.droppable,
             multiply_adds: builder.multiply_adds,
@@ -140,7 +175,7 @@ impl KernelNetwork {
 
     /// The graph that the kernels run: its exports are the embedding, the logits, with an auxiliary
     /// head the map that this reads, and the maps of [`KernelNetwork::with_maps`].
-    pub fn graph(&self) -> &tetlo_kernels::Graph {
+    pub fn graph(&self) -> &Graph {
         self.kernels.graph()
     }
 
@@ -149,7 +184,7 @@ impl KernelNetwork {
         &self,
         architecture: Option<&Tensor>,
         pass: &Pass<'_>,
-        images: usize,
+        (images, dtype): (usize, DType),
     ) -> Result<Tensor> {
         if let Some(weights) = &self.operation_weights {
             let flat = architecture.ok_or_else(|| {
@@ -175,7 +210,7 @@ impl KernelNetwork {
             }
         }
         let len = masks.len();
-        Ok(Tensor::from_vec(masks, len, &Device::Cpu)?)
+        Ok(Tensor::from_vec(masks, len, &Device::Cpu)?.to_dtype(dtype)?)
     }
 }
 
@@ -197,13 +232,28 @@ impl Network for KernelNetwork {
     }
 
     fn activation_bytes(&self, batch: usize) -> usize {
-        tetlo_kernels::Plan::estimate_bytes(self.kernels.graph(), batch)
+        let fused = tetlo_kernels::Plan::estimate_bytes(self.kernels.graph(), batch);
+        match self.kernels {
+            Kernels::Fused(_) => fused,
+            // Dual numbers of `f64` in place of `f32`.
+            Kernels::Reference(_) => 4 * fused,
+        }
     }
 
     fn export_bytes(&self, batch: usize) -> usize {
         let graph = self.kernels.graph();
         let floats = |e: &Export| graph.export_shape(e, batch).iter().product::<usize>();
         4 * graph.exports().iter().map(floats).sum::<usize>()
+    }
+
+    fn twice_differentiable(&self) -> bool {
+        let is_reference = matches!(self.kernels, Kernels::Reference(_));
+        is_reference && self.graph().functions().next().is_none()
+    }
+
+    fn reference(&self, smooth: bool) -> Option<Arc<dyn Network>> {
+        let reference = ReferenceNetwork::new(self.graph().clone(), smooth);
+        Some(Arc::new(Self { kernels: Kernels::Reference(reference), ..self.clone() }))
     }
 
     fn forward(
@@ -214,13 +264,13 @@ impl Network for KernelNetwork {
         pass: &Pass<'_>,
     ) -> Result<Output> {
         let count = images.dims4()?.0;
-        let ops = self.operation_weights(architecture, pass, count)?;
+        let ops = self.operation_weights(architecture, pass, (count, weights.dtype()))?;
         let running;
         let mode = match (pass.statistics, pass.buffers) {
             (Statistics::Batch, _) => Mode::Train,
             (Statistics::Running, Some(buffers)) => {
                 let own =
-                    self.auxiliary.as_ref().map_or(self.buffers.len(), AuxiliaryHead::buffers_at);
+                    self.auxiliary.as_ref().map_or(self.buffers.len(), |head| head.buffers_at());
                 running = buffers.narrow(0, 0, own)?;
                 Mode::Eval { running: &running }
             }
@@ -229,12 +279,13 @@ impl Network for KernelNetwork {
             }
         };
         let key = pass.draw.purpose(Purpose::Operation).stream().next_u64();
-        let outputs = self.kernels.forward_with_key(images, weights, &ops, mode, key)?;
+        let outputs = self.kernels.forward([images, weights, &ops], mode, key)?;
         let (embedding, logits) = (outputs.exports[0].clone(), outputs.exports[1].clone());
         let mut statistics = outputs.statistics;
         let mut auxiliary_logits = None;
         if let (Some(head), Statistics::Batch) = (&self.auxiliary, pass.statistics) {
-            let (scores, batch) = head.forward(&self.weights, weights, &outputs.exports[2])?;
+            let (map, smooth) = (&outputs.exports[2], self.kernels.is_smooth());
+            let (scores, batch) = head.forward(&self.weights, weights, map, smooth)?;
             auxiliary_logits = Some(scores);
             statistics = match statistics {
                 Some(own) => Some(Tensor::cat(&[&own, &batch], 0)?),
