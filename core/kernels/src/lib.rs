@@ -12,8 +12,10 @@ mod arena;
 mod chain;
 mod counters;
 mod error;
+pub mod flat;
 mod function;
 mod graph;
+mod heap;
 mod machine;
 mod maps;
 mod network;
@@ -29,6 +31,7 @@ pub use function::{FunctionId, FunctionPass, TensorFunction};
 pub use graph::{
     Affine, Export, ExportId, Graph, GraphBuilder, Primitive, Shape, StateId, Term, Weight,
 };
+pub use heap::keep_freed_memory;
 pub use machine::{MachinePeak, machine_peak};
 pub use maps::{AvgPool2x2, Gather, Map, MaxPool2x2, Same};
 pub use network::{Mode, Network, Outputs};
