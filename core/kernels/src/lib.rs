@@ -14,6 +14,7 @@ mod counters;
 mod error;
 pub mod flat;
 mod function;
+mod gradients;
 mod graph;
 mod heap;
 mod machine;
@@ -28,6 +29,7 @@ mod threads;
 pub use counters::{Counters, counters};
 pub use error::{Error, Result};
 pub use function::{FunctionId, FunctionPass, TensorFunction};
+pub use gradients::backward;
 pub use graph::{
     Affine, Export, ExportId, Graph, GraphBuilder, Primitive, Shape, StateId, Term, Weight,
 };

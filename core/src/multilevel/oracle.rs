@@ -250,7 +250,7 @@ impl<'a> Problem<'a> {
         let value = scalar(&loss)?;
         let gradient = if loss.track_op() {
             let what = || format!("the weights of stage `{}`", self.graph.stages[stage].name);
-            take(&loss.backward()?, &own).ok_or_else(|| Error::NoGradient(what()))?
+            take(&tetlo_kernels::backward(&loss)?, &own).ok_or_else(|| Error::NoGradient(what()))?
         } else {
             own.zeros_like()?
         };
@@ -296,7 +296,7 @@ impl<'a> Problem<'a> {
         let batch = &self.batches.valid;
         let loss = self.supervised(stage, own.as_tensor(), &architecture, batch, VALID)?;
         let value = scalar(&loss)?;
-        let gradients = loss.backward()?;
+        let gradients = tetlo_kernels::backward(&loss)?;
         let name = &self.graph.stages[stage].name;
         let weights = take(&gradients, &own)
             .ok_or_else(|| Error::NoGradient(format!("the weights of stage `{name}`")))?;
@@ -319,7 +319,7 @@ impl<'a> Problem<'a> {
         let (weights, batch) = (&context.weights[stage], &self.batches.valid);
         let loss = self.supervised(stage, weights, &context.architecture, batch, VALID)?;
         let value = scalar(&loss)?;
-        let gradient = take(&loss.backward()?, &var).ok_or_else(|| {
+        let gradient = take(&tetlo_kernels::backward(&loss)?, &var).ok_or_else(|| {
             let name = &self.graph.stages[stage].name;
             Error::NoGradient(format!("the architecture parameters of stage `{name}`"))
         })?;

@@ -131,7 +131,8 @@ impl<'a> StageOracle<'a> {
             architecture[a] = var.as_tensor().clone();
             let batch = &problem.batches.train;
             let loss = problem.supervised(stage, &own.detach(), &architecture, batch, TRAIN)?;
-            let gradient = take(&loss.backward()?, &var).ok_or_else(|| self.no_gradient())?;
+            let gradient =
+                take(&tetlo_kernels::backward(&loss)?, &var).ok_or_else(|| self.no_gradient())?;
             accumulate(&mut product.architecture[a], &gradient, sign)?;
         }
         Ok(())
@@ -190,7 +191,7 @@ impl<'a> StageOracle<'a> {
             }
         }
         let Some(cotangent) = cotangent else { return Ok(()) };
-        let gradients = (features * cotangent)?.sum_all()?.backward()?;
+        let gradients = tetlo_kernels::backward(&(features * cotangent)?.sum_all()?)?;
         // A network that is cut somewhere would silently lose the whole transferred part.
         let name = &problem.graph.stages[from].name;
         let missing = |what: &str| Error::NoGradient(format!("the {what} of stage `{name}`"));
