@@ -67,6 +67,9 @@ pub struct Output {
     pub logits: Tensor,
     /// Features after global pooling, N × D.
     pub embedding: Tensor,
+    /// Feature maps at the end of each resolution, N × C × H × W, from the finest to the coarsest;
+    /// only from networks that were built with them.
+    pub maps: Vec<Tensor>,
     /// Logits of the auxiliary head, for networks that have one and with batch statistics.
     pub auxiliary_logits: Option<Tensor>,
     /// Batch mean and unbiased variance in the layout of [`Network::buffers`], detached (only with
@@ -77,7 +80,7 @@ pub struct Output {
 impl Output {
     /// Logits and embedding alone.
     pub fn new(logits: Tensor, embedding: Tensor) -> Self {
-        Self { logits, embedding, auxiliary_logits: None, statistics: None }
+        Self { logits, embedding, maps: vec![], auxiliary_logits: None, statistics: None }
     }
 
     /// The same values, cut from any graph.
@@ -87,9 +90,16 @@ impl Output {
         Self {
             logits: self.logits.detach(),
             embedding: self.embedding.detach(),
+            maps: self.maps.iter().map(Tensor::detach).collect(),
             auxiliary_logits: cut(&self.auxiliary_logits),
             statistics: cut(&self.statistics),
         }
+    }
+
+    /// The same with feature maps.
+    #[must_use]
+    pub fn with_maps(self, maps: Vec<Tensor>) -> Self {
+        Self { maps, ..self }
     }
 
     /// The same with batch statistics.

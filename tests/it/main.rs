@@ -13,3 +13,4 @@ mod plugins;
 mod precision;
 mod tensor_code;
 mod tetlo;
+mod transfer;

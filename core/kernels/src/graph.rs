@@ -232,6 +232,14 @@ pub struct Graph {
     statistics: usize,
 }
 
+/// The same states and exports, to add more.
+impl From<&Graph> for GraphBuilder {
+    fn from(graph: &Graph) -> Self {
+        let Graph { states, exports, functions, .. } = graph.clone();
+        Self { states, exports, functions }
+    }
+}
+
 impl GraphBuilder {
     /// A graph over images of this shape.
     pub fn new(channels: usize, height: usize, width: usize) -> Self {

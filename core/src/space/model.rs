@@ -8,7 +8,7 @@ use crate::network::{Network, Output, Pass, Statistics};
 use crate::rng::Purpose;
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
-use tetlo_kernels::{Export, Mode, StateId};
+use tetlo_kernels::{Export, GraphBuilder, Mode, StateId};
 
 /// Places a term's drop-path mask takes: the largest batch with drop-path.
 pub(super) const MASK_STRIDE: usize = KernelNetwork::MOST_IMAGES_WITH_DROP_PATH;
@@ -25,6 +25,18 @@ pub struct KernelNetwork {
     /// Terms that drop-path may drop.
     droppable: usize,
     multiply_adds: u64,
+    resolutions: Resolutions,
+    /// The first export that is a map of [`Output::maps`], if it gives them.
+    maps: Option<usize>,
+}
+
+/// Where each resolution of a network ends, from the finest to the coarsest.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Resolutions {
+    /// States whose concatenation is the map, a resolution.
+    pub(super) states: Vec<Vec<StateId>>,
+    /// Rectify them (residual networks, whose readers do)?
+    pub(super) relu: bool,
 }
 
 /// What stands on top of the graph.
@@ -42,6 +54,7 @@ pub(super) struct Top<'a> {
     /// The auxiliary head, with the states it reads.
     pub(super) auxiliary: Option<(AuxiliaryHead, Vec<StateId>)>,
     pub(super) droppable: usize,
+    pub(super) resolutions: Resolutions,
 }
 
 impl KernelNetwork {
@@ -67,8 +80,36 @@ impl KernelNetwork {
                 operation_weights: None,
                 auxiliary: None,
                 droppable: 0,
+                resolutions: Resolutions { states: vec![vec![features]], relu },
             },
         )
+    }
+
+    /// The same network whose resolutions end in these states, from the finest to the coarsest, the
+    /// last in its features; without this it has one, that of the features.
+    #[must_use]
+    pub fn with_resolutions(mut self, states: &[StateId]) -> Self {
+        self.resolutions.states = states.iter().map(|s| vec![*s]).collect();
+        self
+    }
+
+    /// The same network with [`Output::maps`]: of a network built from cells the output of the last
+    /// cell, block or stem of each resolution, of a residual network that of the last block, rectified.
+    ///
+    /// Asked before use: the maps become outputs of the compiled graph, which a network without them
+    /// does not pay for.
+    ///
+    /// # Errors
+    /// A state is not of this network.
+    pub fn with_maps(self) -> Result<Self> {
+        let mut builder = GraphBuilder::from(self.graph());
+        let Resolutions { states, relu } = self.resolutions.clone();
+        for states in states {
+            builder.export(Export::Map { states, relu });
+        }
+        let maps = Some(self.graph().exports().len());
+        let kernels = tetlo_kernels::Network::new(builder.finish()?);
+        Ok(Self { kernels, maps, ..self })
     }
 
     pub(super) fn finish(mut builder: NetworkBuilder, top: Top<'_>) -> Result<Self> {
@@ -92,11 +133,13 @@ impl KernelNetwork {
             auxiliary,
             droppable: top.droppable,
             multiply_adds: builder.multiply_adds,
+            resolutions: top.resolutions,
+            maps: None,
         })
     }
 
-    /// The graph that the kernels run: its exports are the embedding and, with an auxiliary head,
-    /// the map that this reads.
+    /// The graph that the kernels run: its exports are the embedding, the logits, with an auxiliary
+    /// head the map that this reads, and the maps of [`KernelNetwork::with_maps`].
     pub fn graph(&self) -> &tetlo_kernels::Graph {
         self.kernels.graph()
     }
@@ -198,7 +241,9 @@ impl Network for KernelNetwork {
                 None => Some(batch),
             };
         }
+        let maps = self.maps.map_or_else(Vec::new, |first| outputs.exports[first..].to_vec());
         Ok(Output::new(logits, embedding)
+            .with_maps(maps)
             .with_statistics(statistics)
             .with_auxiliary_logits(auxiliary_logits))
     }
