@@ -13,8 +13,11 @@ mod arena;
 mod chain;
 mod counters;
 mod error;
+pub mod flat;
 mod function;
+mod gradients;
 mod graph;
+mod heap;
 mod machine;
 mod maps;
 mod network;
@@ -27,9 +30,11 @@ mod threads;
 pub use counters::{Counters, counters};
 pub use error::{Error, Result};
 pub use function::{FunctionId, FunctionPass, TensorFunction};
+pub use gradients::backward;
 pub use graph::{
     Affine, Export, ExportId, Graph, GraphBuilder, Primitive, Shape, StateId, Term, Weight,
 };
+pub use heap::keep_freed_memory;
 pub use machine::{MachinePeak, machine_peak};
 pub use maps::{AvgPool2x2, Gather, Map, MaxPool2x2, Same};
 pub use network::{Mode, Network, Outputs};

@@ -9,6 +9,7 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Storage, Tensor,
 
 use crate::counters::{COUNTERS, count, count_many};
 use crate::error;
+use crate::gradients;
 use crate::graph::Graph;
 use crate::plan::{Buffers, Inputs, Plan, Recorded, Targets, Wanted, same_bits};
 use crate::primitives::{self, Kernels};
@@ -416,7 +417,12 @@ impl CustomOp3 for Op {
         let Some(slot) = memory.slots.iter_mut().find(|slot| slot.pass == self.pass) else {
             bail!("the activations of a compiled network are gone");
         };
-        let mut of_weights = weights.track_op().then(|| vec![0.0; weights.elem_count()]);
+        let mut of_weights = None;
+        let mut collecting = false;
+        if weights.track_op() {
+            let (values, collected) = gradients::take(weights);
+            (of_weights, collecting) = (Some(values), collected);
+        }
         let mut of_ops = ops.track_op().then(|| vec![0.0; ops.elem_count()]);
         with_floats(&gradient.contiguous()?, |gradient| {
             let recorded = Recorded { batch: images.dim(0)?, evaluation: self.running.is_some() };
@@ -429,6 +435,9 @@ impl CustomOp3 for Op {
         let tensor = |values: Option<Vec<f32>>, like: &Tensor| {
             values.map(|v| Tensor::from_vec(v, like.shape(), like.device())).transpose()
         };
+        if collecting && let Some(values) = of_weights.take() {
+            gradients::give(weights, values);
+        }
         Ok((None, tensor(of_weights, weights)?, tensor(of_ops, ops)?))
     }
 }
