@@ -367,7 +367,17 @@ pub(crate) enum DataCommand {
 #[derive(Debug, Args)]
 pub(crate) struct DrawArgs {
     /// A genotype (file, JSON, Python text or `|op~0|+…`), or a directory with a `genotype.json`.
-    pub(crate) genotype: String,
+    #[arg(required_unless_present = "graph")]
+    pub(crate) genotype: Option<String>,
+    /// Draw the stage graph of a method in this config instead.
+    #[arg(long, value_name = "CONFIG", conflicts_with = "genotype")]
+    pub(crate) graph: Option<PathBuf>,
+    /// The method (default: the first with stages).
+    #[arg(long, requires = "graph")]
+    pub(crate) method: Option<String>,
+    /// Change a key of the config.
+    #[arg(long, value_name = "KEY=VALUE", requires = "graph")]
+    pub(crate) set: Vec<String>,
     /// Write an SVG picture here.
     #[arg(long)]
     pub(crate) svg: Option<PathBuf>,

@@ -370,5 +370,4 @@ impl Method {
             loader,
         )
     }
-
 }

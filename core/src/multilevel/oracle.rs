@@ -306,10 +306,7 @@ impl<'a> Problem<'a> {
     }
 
     /// The transfer losses' own figures at `point`, by stage, for the records.
-    pub fn transfer_diagnostics(
-        &self,
-        point: &Point,
-    ) -> Result<Vec<(usize, &'static str, f64)>> {
+    pub fn transfer_diagnostics(&self, point: &Point) -> Result<Vec<(usize, &'static str, f64)>> {
         let point = point.detached();
         let mut figures = vec![];
         for (stage, term, from, _) in self.graph.transfers() {
@@ -349,7 +346,8 @@ impl<'a> Problem<'a> {
                     value
                 }
                 LossTerm::Transfer { from, split, .. } => {
-                    let teacher = self.said(*from, &context.weights[*from], architecture, *split)?;
+                    let teacher =
+                        self.said(*from, &context.weights[*from], architecture, *split)?;
                     let teacher = self.teacher(&teacher, stage, i)?;
                     self.transfer((stage, i), teacher, own, architecture)?
                 }
