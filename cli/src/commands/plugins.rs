@@ -138,7 +138,8 @@ fn show(name: &str, format: Format) -> Result<Exit> {
     for l in &found {
         console::out(&format!("{} `{}` — {}", l.kind, l.name, l.summary));
         console::out(&format!("tier {}, from {} {}", l.tier, l.origin, l.version));
-        if let Some(about) = l.schema["description"].as_str() {
+        // One line is no more than the title of the options.
+        if let Some(about) = l.schema["description"].as_str().filter(|a| a.contains('\n')) {
             console::out(&format!("\n{}", plain(about)));
         }
         match (&l.defaults, l.schema["properties"].as_object()) {
@@ -166,10 +167,22 @@ fn show(name: &str, format: Format) -> Result<Exit> {
     Ok(Exit::Ok)
 }
 
-/// A doc comment without its marks of code blocks.
+/// A doc comment as plain text: blocks of code indented, without their marks.
 fn plain(about: &str) -> String {
-    let lines = about.lines().filter(|line| !line.starts_with("```"));
-    lines.collect::<Vec<_>>().join("\n")
+    let (mut lines, mut code) = (Vec::new(), false);
+    for line in about.lines() {
+        if line.starts_with("```") {
+            code = !code;
+            if lines.last().is_some_and(|l: &String| !l.is_empty()) {
+                lines.push(String::new());
+            }
+        } else if code {
+            lines.push(format!("    {line}"));
+        } else {
+            lines.push(line.to_owned());
+        }
+    }
+    lines.join("\n").trim_end().to_owned()
 }
 
 /// The values an option can have, where they are a list: through references and optional values.

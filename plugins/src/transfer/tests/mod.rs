@@ -4,6 +4,7 @@ mod by_hand;
 mod edges;
 mod fixtures;
 mod invariances;
+mod second;
 
 use candle_core::{DType, Device, Tensor, Var};
 use serde_json::Value;
@@ -58,7 +59,11 @@ struct Evaluated {
     gradients: BTreeMap<String, Vec<f64>>,
 }
 
-fn evaluate(loss: &dyn TransferLoss, arrays: &Arrays) -> tetlo_core::Result<Evaluated> {
+/// The float arrays as variables, and the loss as a function of them.
+fn tracked(
+    loss: &dyn TransferLoss,
+    arrays: &Arrays,
+) -> tetlo_core::Result<(BTreeMap<String, Var>, Tensor)> {
     let needs = loss.needs();
     let vars: BTreeMap<String, Var> = arrays
         .iter()
@@ -81,7 +86,11 @@ fn evaluate(loss: &dyn TransferLoss, arrays: &Arrays) -> tetlo_core::Result<Eval
     let batch = TransferBatch::new(main, aux, stream(0))?
         .with_labels(labels.as_deref())
         .with_parameters(parameters);
-    let value = loss.loss(&batch)?;
+    Ok((vars, loss.loss(&batch)?))
+}
+
+fn evaluate(loss: &dyn TransferLoss, arrays: &Arrays) -> tetlo_core::Result<Evaluated> {
+    let (vars, value) = tracked(loss, arrays)?;
     let gradients = value.backward()?;
     let gradient = |v: &Var| match gradients.get(v) {
         Some(g) => numbers(g),
