@@ -1,7 +1,9 @@
 //! `tetlo check hypergrad`: every registered estimator against the exact total derivative, in total
 //! and term by term.
 
+mod composition;
 mod reference;
 mod report;
 
+pub use composition::{Axes, composition};
 pub use report::{CheckReport, Row, Skipped, compare, run};

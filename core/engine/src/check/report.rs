@@ -1,6 +1,6 @@
 //! Running the estimators and writing down what they are worth.
 
-use super::reference;
+use super::reference::{self, Extrapolated};
 use candle_core::{DType, Device, Tensor};
 use serde::Serialize;
 use serde_json::Value;
@@ -23,6 +23,12 @@ pub struct Row {
     pub term: String,
     /// The estimator's registered name.
     pub estimator: String,
+    /// Images a batch, where that is varied.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub batch: Option<usize>,
+    /// The estimator's option `epsilon`, where that is varied.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub epsilon: Option<f64>,
     /// What was seen to run: by the second derivatives that were really evaluated.
     pub ran: String,
     /// Cosine to the exact derivative; null where either is zero.
@@ -66,9 +72,34 @@ pub struct CheckReport {
     pub arrays: Arrays,
     /// Why the reference itself cannot be trusted; empty unless something is broken.
     pub reference: Vec<String>,
+    /// What was left out or done otherwise, and why.
+    pub notes: Vec<String>,
 }
 
 impl CheckReport {
+    /// Adds a note that is not there yet.
+    pub(super) fn note(&mut self, note: String) {
+        if !self.notes.contains(&note) {
+            self.notes.push(note);
+        }
+    }
+
+    /// Adds what was found with batches of a size.
+    pub(super) fn take(&mut self, other: Self, batch: usize) {
+        let rows = other.rows.into_iter().map(|row| Row { batch: Some(batch), ..row });
+        self.rows.extend(rows);
+        let of_batch = |line: String| format!("batches of {batch}: {line}");
+        self.reference.extend(other.reference.into_iter().map(of_batch));
+        for skipped in other.skipped {
+            if !self.skipped.contains(&skipped) {
+                self.skipped.push(skipped);
+            }
+        }
+        for note in other.notes {
+            self.note(note);
+        }
+    }
+
     /// What missed its bound, one line each; nothing: the check has passed.
     pub fn failures(&self) -> Vec<String> {
         let missed = self.rows.iter().filter(|r| r.pass == Some(false)).map(|r| {
@@ -110,14 +141,14 @@ pub fn run(
         }
         None => plugin.arrays(seed)?,
     };
-    let estimators = estimators()?;
-    let estimators: Vec<_> = estimators.iter().map(|(name, e)| (*name, e.as_ref())).collect();
+    let built = candidates(&[])?;
 
     let mut report = CheckReport::default();
     let output_level =
         if levels.contains(&OUTPUT_LEVEL) { Some(OUTPUT_LEVEL) } else { levels.last().copied() };
     for level in levels {
         let case = plugin.case(level, &arrays)?;
+        let estimators: Vec<_> = built.iter().map(|b| (b.name, b.estimator.as_ref())).collect();
         let of_level = compare(problem, level, &case, &estimators)?;
         report.rows.extend(of_level.rows);
         report.skipped.extend(of_level.skipped);
@@ -133,18 +164,88 @@ pub fn run(
     Ok(report)
 }
 
-/// An estimator by name.
-type Named = (&'static str, Box<dyn Hypergradient>);
+/// A registered estimator, built.
+pub(super) struct Built {
+    name: &'static str,
+    estimator: Box<dyn Hypergradient>,
+    claims: bool,
+    epsilon: Option<f64>,
+}
 
-/// Every registered estimator, near its limit.
-fn estimators() -> Result<Vec<Named>> {
-    let entries = registry::entries::<dyn Hypergradient>();
-    let build = |e: &&registry::Entry<dyn Hypergradient>| -> Result<Named> {
+impl Built {
+    /// The same estimator in every stage of a case.
+    pub(super) fn candidate(&self, case: &CheckCase) -> Candidate<'_> {
+        let Self { name, estimator, claims, epsilon } = self;
+        let stages = vec![estimator.as_ref(); case.graph.stages.len()];
+        let (name, claims, epsilon) = ((*name).to_owned(), *claims, *epsilon);
+        Candidate { name, stages, claims, own: false, epsilon }
+    }
+}
+
+/// Every registered estimator, near its limit. Those of the inner steps' derivative that have an option
+/// `epsilon` once for each of `epsilons`, if there are any; they claim their bounds with the default
+/// only.
+pub(super) fn candidates(epsilons: &[f64]) -> Result<Vec<Built>> {
+    let mut list = vec![];
+    for e in registry::entries::<dyn Hypergradient>() {
         let build = |options: &Value| (e.build)(options).map_err(|error| error.in_plugin(e.name));
         let plain = build(&Value::Null)?;
-        Ok((e.name, plain.near_limit().map_or(Ok(plain), |options| build(&options))?))
-    };
-    entries.iter().map(build).collect()
+        let mut options = (e.defaults)();
+        let default = options.get("epsilon").and_then(Value::as_f64);
+        if default.is_some() && plain.limit() == Limit::Updates && !epsilons.is_empty() {
+            for epsilon in epsilons {
+                options["epsilon"] = (*epsilon).into();
+                let (estimator, epsilon) = (build(&options)?, Some(*epsilon));
+                let claims = epsilon == default;
+                list.push(Built { name: e.name, estimator, claims, epsilon });
+            }
+            continue;
+        }
+        let estimator = plain.near_limit().map_or(Ok(plain), |options| build(&options))?;
+        list.push(Built { name: e.name, estimator, claims: true, epsilon: default });
+    }
+    Ok(list)
+}
+
+/// An estimator for each stage of a case.
+pub(super) struct Candidate<'a> {
+    pub name: String,
+    pub stages: Vec<&'a dyn Hypergradient>,
+    /// Does it claim the bounds of its estimators?
+    pub claims: bool,
+    /// Of the method itself: it runs in any case.
+    pub own: bool,
+    pub epsilon: Option<f64>,
+}
+
+impl Candidate<'_> {
+    /// What it converges to: the worst of its stages.
+    fn limit(&self) -> Limit {
+        let any = |limit| self.stages.iter().any(|e| e.limit() == limit);
+        [Limit::Solution, Limit::Neither].into_iter().find(|l| any(*l)).unwrap_or(Limit::Updates)
+    }
+
+    /// The largest bound of its stages; `None` if one claims nothing.
+    fn bound(&self) -> Option<ErrorBound> {
+        if !self.claims {
+            return None;
+        }
+        let bounds: Option<Vec<ErrorBound>> = self.stages.iter().map(|e| e.bound()).collect();
+        bounds?
+            .into_iter()
+            .reduce(|a, b| ErrorBound { total: a.total.max(b.total), term: a.term.max(b.term) })
+    }
+}
+
+/// What estimators are held against.
+#[derive(Clone, Copy)]
+pub(super) struct Held<'a> {
+    /// Gives the mixed products of the inner steps' derivative.
+    pub reference: &'a dyn Hypergradient,
+    /// Is that derivative to be proven by differences of J?
+    pub proven: bool,
+    /// Must the bounds hold that estimators claim?
+    pub claims: bool,
 }
 
 /// A line if the reference of the solutions is not the derivative that the problem knows.
@@ -180,8 +281,30 @@ pub fn compare(
     case: &CheckCase,
     estimators: &[(&str, &dyn Hypergradient)],
 ) -> Result<CheckReport> {
-    let updates = reference::of_updates(case)?;
-    let disagreements = reference::disagreements(case, &updates)?;
+    let stages = case.graph.stages.len();
+    let candidate = |(name, estimator): &(&str, _)| Candidate {
+        name: (*name).to_owned(),
+        stages: vec![*estimator; stages],
+        claims: true,
+        own: false,
+        epsilon: None,
+    };
+    let list: Vec<_> = estimators.iter().map(candidate).collect();
+    let held = Held { reference: &Extrapolated, proven: true, claims: true };
+    against(problem, level, case, &list, held)
+}
+
+/// Compares these estimators with what they are `held` against.
+pub(super) fn against(
+    problem: &str,
+    level: usize,
+    case: &CheckCase,
+    estimators: &[Candidate<'_>],
+    held: Held<'_>,
+) -> Result<CheckReport> {
+    let updates = reference::of_updates(case, held.reference)?;
+    let disagreements =
+        if held.proven { reference::disagreements(case, &updates)? } else { vec![] };
     let exact_updates = Terms::of(case, level, &updates)?;
     let exact_solutions = if case.solved {
         Some(Terms::of(case, level, &reference::of_solutions(case)?)?)
@@ -197,24 +320,29 @@ pub fn compare(
     };
     let objective = Tensor::new(updates.objective, &Device::Cpu)?;
     report.outputs.insert("J".into(), objective);
-    for (name, estimator) in estimators {
-        let exact = match (estimator.limit(), &exact_solutions) {
-            (Limit::Updates, _) | (Limit::Neither, None) => &exact_updates,
-            (_, Some(solutions)) => solutions,
+    for candidate in estimators {
+        let name = &candidate.name;
+        let (exact, claims) = match (candidate.limit(), &exact_solutions) {
+            (Limit::Updates, _) | (Limit::Neither, None) => (&exact_updates, held.claims),
+            (_, Some(solutions)) => (solutions, held.claims),
+            // It is not meant to be that derivative.
+            (Limit::Solution, None) if candidate.own => (&exact_updates, false),
             (Limit::Solution, None) => continue,
         };
-        match Estimate::by(case, *estimator) {
+        match Estimate::by(case, candidate, claims) {
             Ok(estimate) => {
                 let terms = Terms::of(case, level, &estimate.apart)?;
-                report.rows.extend(rows(problem, level, name, &estimate, &terms, exact)?);
+                let of = rows(problem, level, name, &estimate, &terms, exact)?;
+                let of = of.into_iter().map(|row| Row { epsilon: candidate.epsilon, ..row });
+                report.rows.extend(of);
                 terms.write(case, name, &mut report.outputs)?;
             }
             Err(Error::Unsupported { plugin, what }) => report.skipped.push(Skipped {
                 level,
-                estimator: (*name).to_owned(),
+                estimator: name.clone(),
                 reason: Error::Unsupported { plugin, what }.to_string(),
             }),
-            Err(error) => return Err(error.in_plugin(*name)),
+            Err(error) => return Err(error.in_plugin(name)),
         }
     }
     Ok(report)
@@ -284,16 +412,16 @@ struct Estimate {
 }
 
 impl Estimate {
-    fn by(case: &CheckCase, estimator: &dyn Hypergradient) -> Result<Self> {
-        let estimators = vec![estimator; case.graph.stages.len()];
+    fn by(case: &CheckCase, candidate: &Candidate<'_>, claims: bool) -> Result<Self> {
         let of = |adjoints| -> Result<(HyperGradient, f64)> {
             let start = Instant::now();
-            let found = hypergradient(&case.problem(), &case.point, &estimators, adjoints)?;
+            let found = hypergradient(&case.problem(), &case.point, &candidate.stages, adjoints)?;
             Ok((found, start.elapsed().as_secs_f64()))
         };
         let (joint, joint_seconds) = of(Adjoints::Joint)?;
         let (apart, apart_seconds) = of(Adjoints::Apart)?;
-        Ok(Self { joint, joint_seconds, apart, apart_seconds, bound: estimator.bound() })
+        let bound = candidate.bound().filter(|_| claims);
+        Ok(Self { joint, joint_seconds, apart, apart_seconds, bound })
     }
 
     /// What was seen to run.
@@ -321,6 +449,8 @@ fn rows(
         level,
         term: term.to_owned(),
         estimator: estimator.to_owned(),
+        batch: None,
+        epsilon: None,
         ran: ran.clone(),
         cosine: figures.cosine,
         rel_error: figures.rel_error,
