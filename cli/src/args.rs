@@ -324,6 +324,9 @@ pub(crate) struct HypergradCheckArgs {
     /// The option `epsilon` of estimators that have it, such as `0.1,0.01,0.001` (default: their own).
     #[arg(long, requires = "config", value_delimiter = ',', num_args = 1..)]
     pub(crate) epsilon: Vec<f64>,
+    /// Only these registered estimators, beside the method's own (default: all).
+    #[arg(long, requires = "config", value_delimiter = ',', num_args = 1..)]
+    pub(crate) estimator: Vec<String>,
     /// Change a key of the config.
     #[arg(long, value_name = "KEY=VALUE", requires = "config")]
     pub(crate) set: Vec<String>,

@@ -102,6 +102,7 @@ fn of_config(config: &Path, arguments: &HypergradCheckArgs) -> Result<CheckRepor
     let axes = Axes {
         batch_sizes: arguments.batch_size.iter().map(|n| *n as usize).collect(),
         epsilons: arguments.epsilon.clone(),
+        estimators: arguments.estimator.clone(),
     };
     let report = check::composition(&trial.method, &space(&trial)?, &data, trial.seed, &axes)
         .map_err(|e| loaded.at(&["method", name], e))?;

@@ -9,7 +9,7 @@ use tetlo_core::kinds::{CheckProblem, Hypergradient};
 use tetlo_core::multilevel::check::{Arrays, CheckCase};
 use tetlo_core::multilevel::reverse::{Adjoints, HyperGradient, hypergradient};
 use tetlo_core::multilevel::{ErrorBound, Evaluated, Limit};
-use tetlo_core::registry;
+use tetlo_core::registry::{self, Entry};
 use tetlo_core::{Error, Result};
 
 /// One estimator, level and term against the exact derivative.
@@ -141,7 +141,8 @@ pub fn run(
         }
         None => plugin.arrays(seed)?,
     };
-    let built = candidates(&[])?;
+    let entries = registry::entries::<dyn Hypergradient>();
+    let built: Vec<Built> = entries.into_iter().map(Built::usual).collect::<Result<_>>()?;
 
     let mut report = CheckReport::default();
     let output_level =
@@ -182,27 +183,53 @@ impl Built {
     }
 }
 
-/// Every registered estimator, near its limit. Those of the inner steps' derivative that have an option
-/// `epsilon` once for each of `epsilons`, if there are any; they claim their bounds with the default
-/// only.
-pub(super) fn candidates(epsilons: &[f64]) -> Result<Vec<Built>> {
-    let mut list = vec![];
-    for e in registry::entries::<dyn Hypergradient>() {
-        let build = |options: &Value| (e.build)(options).map_err(|error| error.in_plugin(e.name));
+impl Built {
+    /// An estimator with its defaults or, where it says so, nearer its limit.
+    fn usual(entry: &Entry<dyn Hypergradient>) -> Result<Self> {
+        let build = |options: &Value| (entry.build)(options).map_err(|e| e.in_plugin(entry.name));
         let plain = build(&Value::Null)?;
-        let mut options = (e.defaults)();
-        let default = options.get("epsilon").and_then(Value::as_f64);
-        if default.is_some() && plain.limit() == Limit::Updates && !epsilons.is_empty() {
-            for epsilon in epsilons {
-                options["epsilon"] = (*epsilon).into();
-                let (estimator, epsilon) = (build(&options)?, Some(*epsilon));
-                let claims = epsilon == default;
-                list.push(Built { name: e.name, estimator, claims, epsilon });
-            }
+        let estimator = plain.near_limit().map_or(Ok(plain), |options| build(&options))?;
+        let epsilon = (entry.defaults)().get("epsilon").and_then(Value::as_f64);
+        Ok(Self { name: entry.name, estimator, claims: true, epsilon })
+    }
+
+    /// An estimator with another ε.
+    fn with(entry: &Entry<dyn Hypergradient>, epsilon: f64, claims: bool) -> Result<Self> {
+        let mut options = (entry.defaults)();
+        options["epsilon"] = epsilon.into();
+        let estimator = (entry.build)(&options).map_err(|e| e.in_plugin(entry.name))?;
+        Ok(Self { name: entry.name, estimator, claims, epsilon: Some(epsilon) })
+    }
+}
+
+/// The registered estimators of these names, or all. Those of the inner steps' derivative that have an
+/// option `epsilon` once for each of `epsilons`, without a claim; and where claims are to be judged,
+/// once with a tenth of its default.
+pub(super) fn candidates(names: &[String], epsilons: &[f64], claims: bool) -> Result<Vec<Built>> {
+    /// So near the limit that bounds hold on deep networks too.
+    const NEAR: f64 = 0.1;
+    for name in names {
+        registry::find::<dyn Hypergradient>(name)?;
+    }
+    let mut list = vec![];
+    for entry in registry::entries::<dyn Hypergradient>() {
+        if !names.is_empty() && !names.iter().any(|name| name == entry.name) {
             continue;
         }
-        let estimator = plain.near_limit().map_or(Ok(plain), |options| build(&options))?;
-        list.push(Built { name: e.name, estimator, claims: true, epsilon: default });
+        let usual = Built::usual(entry)?;
+        match usual.epsilon.filter(|_| usual.estimator.limit() == Limit::Updates) {
+            Some(default) => {
+                if claims {
+                    list.push(Built::with(entry, NEAR * default, true)?);
+                } else if epsilons.is_empty() {
+                    list.push(usual);
+                }
+                for epsilon in epsilons {
+                    list.push(Built::with(entry, *epsilon, false)?);
+                }
+            }
+            None => list.push(usual),
+        }
     }
     Ok(list)
 }

@@ -5,7 +5,7 @@ use candle_core::{DType, Tensor};
 use std::sync::Arc;
 use tetlo_core::kinds::{Hypergradient, Progress};
 use tetlo_core::multilevel::check::CheckCase;
-use tetlo_core::multilevel::{Batch, Batches, Criterion, CrossEntropy, Point, WarmStarts};
+use tetlo_core::multilevel::{Batch, Batches, Criterion, CrossEntropy, Point, Stage, WarmStarts};
 use tetlo_core::network::Network;
 use tetlo_core::optim::InnerState;
 use tetlo_core::rng::Purpose;
@@ -38,6 +38,20 @@ fn wide_memory(memory: &InnerState) -> Result<InnerState> {
 }
 
 impl Method {
+    /// The networks' references, or their smooth variants.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] where a network has none.
+    pub(crate) fn references(&self, smooth: bool) -> Result<Vec<Arc<dyn Network>>> {
+        let of = |(network, stage): (&Arc<dyn Network>, &Stage)| {
+            network.reference(smooth).ok_or_else(|| Error::Unsupported {
+                plugin: stage.name.clone(),
+                what: "passes in f64: its network has no reference (`Network::reference`)".into(),
+            })
+        };
+        self.networks.iter().zip(&self.graph.stages).map(of).collect()
+    }
+
     /// The architecture step that the search would make at `state` on `batches`, in f64 on the
     /// networks' references, or on their smooth variants.
     ///
@@ -50,16 +64,10 @@ impl Method {
         at: Progress,
         smooth: bool,
     ) -> Result<Checked> {
-        let reference = |stage: usize| -> Result<Arc<dyn Network>> {
-            self.networks[stage].reference(smooth).ok_or_else(|| Error::Unsupported {
-                plugin: self.graph.stages[stage].name.clone(),
-                what: "passes in f64: its network has no reference (`Network::reference`)".into(),
-            })
-        };
         let stages = self.networks.len();
         let transfer_is_smooth = self.transfers.iter().all(|loss| loss.teacher_is_smooth());
         let case = CheckCase {
-            networks: (0..stages).map(reference).collect::<Result<_>>()?,
+            networks: self.references(smooth)?,
             criteria: (0..stages).map(|_| Arc::new(CrossEntropy) as Arc<dyn Criterion>).collect(),
             architecture: self.groups.clone(),
             parameters: self.parameters.iter().map(|(places, _)| places.clone()).collect(),
