@@ -76,7 +76,7 @@ fn a_transfer_that_carries_nothing_is_said() {
     let hard = "method.tetlo.transfer-loss.options.target=\"hard\"";
     let check = ["config", "check", "t.toml", "--set", hard];
     let remarks = tetlo_in(here, &check).code(0).out();
-    assert!(remarks.contains("gives the main model no gradient"), "{remarks}");
+    assert!(remarks.contains("gives its teacher `main` no gradient"), "{remarks}");
     let gamma = "method.tetlo.optimizer.options.gamma=0";
     let neither = ["config", "check", "t.toml", "--set", hard, "--set", gamma];
     let error = tetlo_in(here, &neither).code(2).err();
