@@ -1,17 +1,16 @@
 //! `smooth`: the check problem on which every estimator must be exact or nearly so.
 
+use super::arrays::{batch, dims2, flat};
 use super::smooth_network::SmoothNetwork;
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::sync::Arc;
 use tetlo_core::kinds::{CheckProblem, TransferLoss};
-use tetlo_core::layout::Layout;
 use tetlo_core::multilevel::check::{Arrays, CheckCase};
 use tetlo_core::multilevel::{
-    Batch, Batches, EstimatorRef, LossTerm, ModelRole, Objective, Point, Stage, StageGraph,
-    TransferLosses,
+    Batches, EstimatorRef, LossTerm, ModelRole, Objective, Point, Stage, StageGraph, TransferLosses,
 };
 use tetlo_core::network::Network;
 use tetlo_core::optim::{Adam, Inner, InnerRule, InnerState, Sgd, at_least};
@@ -290,64 +289,12 @@ fn networks(levels: usize, arrays: &Arrays) -> Result<Vec<Arc<dyn Network>>> {
     Ok(networks)
 }
 
-fn array<'a>(arrays: &'a Arrays, name: &str) -> Result<&'a Tensor> {
-    arrays.get(name).ok_or_else(|| Error::Invalid(format!("the array `{name}` is missing")))
-}
-
-fn dims2(arrays: &Arrays, name: &str) -> Result<(usize, usize)> {
-    match array(arrays, name)?.dims() {
-        [rows, columns] if *rows > 0 && *columns > 0 => Ok((*rows, *columns)),
-        other => {
-            Err(Error::Invalid(format!("the array `{name}` has shape {other:?}, not a matrix")))
-        }
-    }
-}
-
-/// An array of this shape, in f64.
-fn shaped(arrays: &Arrays, name: &str, shape: &[usize]) -> Result<Tensor> {
-    let tensor = array(arrays, name)?;
-    if tensor.dims() != shape {
-        return Err(Error::Invalid(format!(
-            "the array `{name}` has shape {:?}, expected {shape:?}",
-            tensor.dims()
-        )));
-    }
-    Ok(tensor.to_dtype(DType::F64)?)
-}
-
-/// The flat vector of a layout from the arrays `prefix` + name.
-fn flat(arrays: &Arrays, prefix: &str, layout: &Layout) -> Result<Tensor> {
-    let parts = layout.entries().iter().map(|entry| {
-        let part = shaped(arrays, &format!("{prefix}{}", entry.name), &entry.shape)?;
-        Ok(part.flatten_all()?)
-    });
-    Ok(Tensor::cat(&parts.collect::<Result<Vec<_>>>()?, 0)?)
-}
-
-fn batch(arrays: &Arrays, split: &str, inputs: usize, classes: usize) -> Result<Batch> {
-    let (x, y) = (format!("batch/{split}/x"), format!("batch/{split}/y"));
-    let images = dims2(arrays, &x)?.0;
-    let labels = shaped(arrays, &y, &[images])?.to_vec1::<f64>()?;
-    let labels = labels.into_iter().map(|label| {
-        if label >= 0.0 && label < classes as f64 && label.fract() == 0.0 {
-            return Ok(label as u32);
-        }
-        Err(Error::Invalid(format!(
-            "the array `{y}` has label {label}, expected 0 to {}",
-            classes - 1
-        )))
-    });
-    Ok(Batch {
-        images: shaped(arrays, &x, &[images, inputs])?,
-        labels: labels.collect::<Result<_>>()?,
-    })
-}
-
 register_check_problem!("smooth", Smooth, "smooth networks in f64 with 2 to 4 levels");
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use candle_core::DType;
 
     fn smooth(options: SmoothOptions) -> Smooth {
         Smooth::from_options(options).unwrap()

@@ -51,11 +51,8 @@ impl FromOptions for Darts {
                 "order 1 is `first-order`, order 2 every other estimator",
             ));
         }
-        let graph = StageGraph {
-            every: hypergrad_every,
-            warmup_epochs,
-            ..StageGraph::bilevel(estimator)
-        };
+        let graph =
+            StageGraph { every: hypergrad_every, warmup_epochs, ..StageGraph::bilevel(estimator) };
         Ok(Self { graph: graph.validated()? })
     }
 }

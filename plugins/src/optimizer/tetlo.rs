@@ -252,10 +252,7 @@ mod tests {
             "estimator": {"plugin": "central-difference", "options": {"epsilon": 0.1}},
         }))?
         .graph()?;
-        assert_eq!(
-            graph.stages[1].loss,
-            [LossTerm::supervised(0.25), LossTerm::transfer(0, 2.0)]
-        );
+        assert_eq!(graph.stages[1].loss, [LossTerm::supervised(0.25), LossTerm::transfer(0, 2.0)]);
         let objective = [Objective { stage: 0, weight: 0.5 }, Objective { stage: 1, weight: 1.0 }];
         assert_eq!(graph.objective, objective);
         assert_eq!((graph.combine, graph.rho, graph.match_max), (Combine::NormMatched, 3.0, 10.0));
