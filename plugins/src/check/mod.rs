@@ -1,6 +1,7 @@
 //! Problems with known hypergradients.
 
 mod arrays;
+mod as_run;
 mod cleaning;
 mod linear;
 mod logistic;
@@ -11,6 +12,7 @@ mod smooth;
 mod smooth_network;
 mod training;
 
+pub use as_run::{AsRun, AsRunOptions};
 pub use logistic::{Logistic, LogisticOptions};
 pub use quadratic::{Quadratic, QuadraticOptions};
 pub use ridge::{Ridge, RidgeOptions};

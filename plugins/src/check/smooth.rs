@@ -193,7 +193,7 @@ impl CheckProblem for Smooth {
             return Err(Error::config(format!("`levels` must be 2, 3 or 4, got {levels}")));
         }
         let o = &self.options;
-        let networks = networks(levels, arrays)?;
+        let networks = networks(levels, arrays, 0.0)?;
         let mut weights = vec![];
         let mut memory = vec![];
         for (network, (model, _)) in networks.iter().zip(MODELS) {
@@ -277,14 +277,20 @@ impl Smooth {
     }
 }
 
-fn networks(levels: usize, arrays: &Arrays) -> Result<Vec<Arc<dyn Network>>> {
+/// The networks of so many levels, with this noise on their embeddings.
+pub(super) fn networks(
+    levels: usize,
+    arrays: &Arrays,
+    noise: f64,
+) -> Result<Vec<Arc<dyn Network>>> {
     let (inputs, units) = dims2(arrays, "main/W1")?;
     let classes = dims2(arrays, "main/W2")?.1;
     let mut networks: Vec<Arc<dyn Network>> =
-        vec![Arc::new(SmoothNetwork::main(inputs, units, classes))];
+        vec![Arc::new(SmoothNetwork::main(inputs, units, classes).with_noise(noise))];
     for (model, names) in &MODELS[1..levels - 1] {
         let units = dims2(arrays, &format!("{model}/{}", names[0]))?.1;
-        networks.push(Arc::new(SmoothNetwork::auxiliary(inputs, units, classes)));
+        let network = SmoothNetwork::auxiliary(inputs, units, classes).with_noise(noise);
+        networks.push(Arc::new(network));
     }
     Ok(networks)
 }

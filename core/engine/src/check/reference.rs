@@ -25,6 +25,11 @@ pub(super) fn of_updates(case: &CheckCase) -> Result<HyperGradient> {
     by(case, &Extrapolated)
 }
 
+/// The estimator behind [`of_updates`].
+pub(super) fn updates_estimator() -> &'static dyn Hypergradient {
+    &Extrapolated
+}
+
 /// The exact hypergradient of the inner problems' solutions, its terms apart.
 pub(super) fn of_solutions(case: &CheckCase) -> Result<HyperGradient> {
     by(case, &Solved)
