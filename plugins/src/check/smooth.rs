@@ -56,7 +56,8 @@ pub struct SmoothOptions {
     pub momentum: f64,
     /// Weight decay of all inner steps.
     pub weight_decay: f64,
-    /// The rule of all inner optimisers; Adam starts without memory.
+    /// The rule of all inner optimisers. Without the arrays `adam/…` Adam starts without memory; its
+    /// first step is then nearly a sign, and J has jumps wherever a gradient changes its own.
     pub optimizer: InnerRule,
     /// Inner steps of each stage.
     pub unroll_steps: usize,
@@ -98,7 +99,8 @@ impl Default for SmoothOptions {
 /// * 4 levels: J = CE(V3'; valid) + γ2·CE(V'; valid) + γ·CE(W', A; valid), V3 learns from V' by QRS.
 ///
 /// Arrays: `main/{W1,b1,W2,b2}`, `aux/{V1,c1,V2,c2}`, `aux3/…`, `A` (units × 4),
-/// `batch/{train,valid,transfer}/{x,y}` and, with momentum, `momentum/<model>/<name>`.
+/// `batch/{train,valid,transfer}/{x,y}`; with momentum, `momentum/<model>/<name>`; for Adam, its second
+/// moments after ten steps, `adam/<model>/<name>` (its first are 0).
 #[derive(Debug)]
 pub struct Smooth {
     options: SmoothOptions,
@@ -133,6 +135,8 @@ impl FromOptions for Smooth {
     }
 }
 
+/// Steps that Adam's memory has seen.
+const ADAM_STEPS: u32 = 10;
 /// The numbers of levels it is defined for.
 const LEVELS: [usize; 3] = [2, 3, 4];
 /// The models, in the order of their stages, and the names of their weights.
@@ -165,12 +169,21 @@ impl CheckProblem for Smooth {
         for (split, images) in IMAGES {
             shapes.push((format!("batch/{split}/x"), vec![images, INPUTS], 1.0));
         }
+        for ((model, names), units) in MODELS.iter().zip(UNITS) {
+            let of_model = [vec![INPUTS, units], vec![units], vec![units, CLASSES], vec![CLASSES]];
+            for (name, shape) in names.iter().zip(of_model) {
+                shapes.push((format!("adam/{model}/{name}"), shape, 1.0));
+            }
+        }
         let mut arrays = Arrays::new();
         let key = Key::new(seed, Purpose::Problem);
         for (role, (name, shape, std)) in shapes.into_iter().enumerate() {
             let mut stream = key.role(role as u32).stream();
-            let values: Vec<f64> =
+            let mut values: Vec<f64> =
                 (0..shape.iter().product()).map(|_| std * stream.normal()).collect();
+            if name.starts_with("adam/") {
+                values.iter_mut().for_each(|v| *v = 0.1 * *v * *v + 0.01);
+            }
             arrays.insert(name, Tensor::from_vec(values, shape, &Device::Cpu)?);
         }
         for (level, (split, images)) in IMAGES.into_iter().enumerate() {
@@ -198,6 +211,13 @@ impl CheckProblem for Smooth {
         let mut memory = vec![];
         for (network, (model, _)) in networks.iter().zip(MODELS) {
             weights.push(flat(arrays, &format!("{model}/"), network.weights())?);
+            let prefix = format!("adam/{model}/");
+            if o.optimizer == InnerRule::Adam && arrays.keys().any(|n| n.starts_with(&prefix)) {
+                let second = flat(arrays, &prefix, network.weights())?;
+                let first = Some(second.zeros_like()?);
+                memory.push(InnerState { first, second: Some(second), steps: ADAM_STEPS });
+                continue;
+            }
             let prefix = format!("momentum/{model}/");
             let buffered = o.optimizer == InnerRule::Sgd
                 && o.momentum > 0.0

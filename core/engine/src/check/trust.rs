@@ -165,3 +165,68 @@ pub(super) fn wrong_rates(case: &CheckCase, usual: &HyperGradient) -> Result<Vec
     }
     Ok(lines)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::reference::of_updates;
+    use super::super::reference::tests::{case, two_stages};
+    use super::*;
+    use candle_core::Device;
+    use tetlo_core::optim::{InnerState, Sgd};
+
+    #[test]
+    fn a_forgotten_buffer_shows_in_the_objective() -> Result<()> {
+        let mut case = case()?;
+        let forgotten = of_updates(&case)?.objective;
+        let buffer = Tensor::new(&[0.3, -0.2], &Device::Cpu)?;
+        case.memory[0] = InnerState::with_momentum(Some(buffer));
+        case.inner[0] = Inner::Sgd(Sgd { learning_rate: 0.3, momentum: 0.9, weight_decay: 0.0 });
+        assert_eq!(other_steps(&case, of_updates(&case)?.objective)?, None);
+        assert!(other_steps(&case, forgotten)?.is_some());
+        // `unroll = "plain"` is not what runs, and says so.
+        case.graph.unroll_as_run = false;
+        assert_eq!(other_steps(&case, forgotten)?, None);
+        Ok(())
+    }
+
+    #[test]
+    fn a_solution_has_no_gradient() -> Result<()> {
+        let mut case = case()?;
+        assert_eq!(unsolved(&case)?, Vec::<String>::new());
+        case.solved = true;
+        let lines = unsolved(&case)?;
+        assert!(
+            lines.len() == 1 && lines[0].starts_with("stage `main` does not stand"),
+            "{lines:?}"
+        );
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_said_otherwise_is_named() -> Result<()> {
+        let mut case = two_stages()?;
+        let before = Said::now(&case)?;
+        assert_eq!(before.changed(&Said::now(&case)?), Vec::<String>::new());
+        case.point.weights[1] = (&case.point.weights[1] * (1.0 + 1e-15))?;
+        let changed = before.changed(&Said::now(&case)?);
+        assert!(changed.iter().all(|line| line.contains("of stage `aux`")), "{changed:?}");
+        assert!(changed[0].starts_with("the training loss"), "{changed:?}");
+        Ok(())
+    }
+
+    #[test]
+    fn a_rate_left_out_twice_is_named() -> Result<()> {
+        let case = two_stages()?;
+        let usual = of_updates(&case)?;
+        assert_eq!(wrong_rates(&case, &usual)?, Vec::<String>::new());
+        for (term, factor) in [("aux_direct", 0.2), ("aux_through_W", 0.3), ("main_direct", 0.3)] {
+            let mut wrong = usual.clone();
+            for c in wrong.contributions.iter_mut().filter(|c| c.name() == term) {
+                c.gradient = (&c.gradient * factor)?;
+            }
+            let lines = wrong_rates(&case, &wrong)?;
+            assert!(lines.len() == 1 && lines[0].starts_with(term), "{lines:?}");
+        }
+        Ok(())
+    }
+}
