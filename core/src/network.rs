@@ -5,6 +5,7 @@ use crate::layout::Layout;
 use crate::rng::Key;
 use candle_core::Tensor;
 use std::fmt::Debug;
+use std::sync::Arc;
 
 /// The size of the images a network takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,6 +148,17 @@ pub trait Network: Debug + Send + Sync {
     /// are not: double backward through them would be silently wrong.
     fn twice_differentiable(&self) -> bool {
         false
+    }
+
+    /// The same network, with the same layouts, on slow loops that run in `f32` and `f64` (the type of
+    /// the tensors passed in) and are twice differentiable; `None`: there is none. `smooth`: with
+    /// x·σ(x) for rectifiers and average pools for max pools, for comparisons with differences, which
+    /// converge on smooth networks only.
+    ///
+    /// With operations in tensor code it runs, but is not twice differentiable: double backward is an
+    /// error that names them.
+    fn reference(&self, _smooth: bool) -> Option<Arc<dyn Network>> {
+        None
     }
 
     /// Logits and embedding of a batch of images (N × C × H × W). `architecture` is the flat α;

@@ -134,9 +134,11 @@ impl Method {
             graph,
             space,
         };
+        let maps = method.needs_maps()?;
+        let supernet = method.space.supernet(image, classes, Arc::from(relaxation))?;
         let supernet: Arc<dyn Network> =
-            Arc::new(method.space.supernet(image, classes, Arc::from(relaxation))?);
-        let site = AuxiliarySite::new(image, classes, &method.space);
+            Arc::new(if maps { supernet.with_maps()? } else { supernet });
+        let site = AuxiliarySite::new(image, classes, &method.space).with_maps(maps);
         let mut groups = 0;
         for stage in &method.graph.stages {
             let network = match stage.model {
@@ -163,6 +165,15 @@ impl Method {
         let name = config.selection.as_ref().map_or("", |s| &s.plugin);
         method.selection.select(&method.space, &zeros).map_err(|e| e.in_plugin(name))?;
         Ok(method)
+    }
+
+    /// Does a transfer loss look at feature maps?
+    fn needs_maps(&self) -> Result<bool> {
+        let mut needs = false;
+        for (stage, term, ..) in self.graph.transfers() {
+            needs |= self.transfers.get(stage, term)?.needs().maps;
+        }
+        Ok(needs)
     }
 
     /// Where the parameters of each stage's transfer losses stand: behind its network's weights.

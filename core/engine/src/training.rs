@@ -59,7 +59,7 @@ impl Trainee {
             loss = (loss + (deep * protocol.auxiliary_weight)?)?;
         }
         let value = f64::from(loss.to_scalar::<f32>()?);
-        let gradients = loss.backward()?;
+        let gradients = tetlo_kernels::backward(&loss)?;
         let gradient = gradients
             .get(&var)
             .ok_or_else(|| Error::NoGradient("the weights of the derived network".into()))?

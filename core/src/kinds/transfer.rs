@@ -11,6 +11,7 @@ use std::fmt::Debug;
 /// What a transfer loss wants to see of both models.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
+#[expect(clippy::struct_excessive_bools, reason = "each is wanted or not, whatever the others")]
 pub struct Needs {
     /// Features after global pooling.
     pub embeddings: bool,
@@ -241,23 +242,17 @@ impl<'a> TransferBatch<'a> {
         both(self.main.logits.as_ref(), self.aux.logits.as_ref(), "logits")
     }
 
-    /// Feature maps of the main and of the auxiliary model, from the finest resolution to the
-    /// coarsest; as many of one as of the other.
+    /// Feature maps of the main and of the auxiliary model, each from the finest resolution to the
+    /// coarsest. There may be more of one model than of the other.
     ///
     /// # Errors
-    /// The loss did not ask for them ([`Needs`]), or the numbers differ.
+    /// The loss did not ask for them ([`Needs`]).
     pub fn maps(&self) -> Result<(&[Tensor], &[Tensor])> {
         let (main, aux) = (self.main.maps.as_slice(), self.aux.maps.as_slice());
-        let (first, second) = (main.first().map(|_| main), aux.first().map(|_| aux));
-        match (first, second) {
-            (Some(_), Some(_)) if main.len() != aux.len() => Err(Error::Invalid(format!(
-                "{} feature maps of the main model and {} of the auxiliary",
-                main.len(),
-                aux.len()
-            ))),
-            (Some(_), Some(_)) => Ok((main, aux)),
-            _ => Err(unseen("feature maps")),
+        if main.is_empty() || aux.is_empty() {
+            return Err(unseen("feature maps"));
         }
+        Ok((main, aux))
     }
 
     /// The labels.

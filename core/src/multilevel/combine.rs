@@ -358,8 +358,7 @@ mod tests {
 
         // G_a zero by construction: ρ = 0; λ = 0; or nothing that reaches the architecture.
         let mut without_lambda = graph(Combine::SeparateStates, 1.0, 1.0);
-        without_lambda.stages[1].loss =
-            vec![LossTerm::transfer(0, 0.0)];
+        without_lambda.stages[1].loss = vec![LossTerm::transfer(0, 0.0)];
         let unreached = gradient(vec![part(Source::Main, Via::Objective, 0, &[3.0, 4.0])]);
         for (graph, g) in [
             (graph(Combine::SeparateStates, 1.0, 0.0), &g),

@@ -100,8 +100,7 @@ impl InnerSettings {
             ("learning-rate-min", self.learning_rate_min),
             ("weight-decay", self.weight_decay),
         ];
-        let below_1 =
-            [("momentum", self.momentum), ("beta1", self.beta1), ("beta2", self.beta2)];
+        let below_1 = [("momentum", self.momentum), ("beta1", self.beta1), ("beta2", self.beta2)];
         for (key, value) in at_least_0 {
             if value.is_some_and(|v| !(v.is_finite() && v >= 0.0)) {
                 return wrong(key, "must be at least 0");

@@ -306,10 +306,7 @@ impl<'a> Problem<'a> {
     }
 
     /// The transfer losses' own figures at `point`, by stage, for the records.
-    pub fn transfer_diagnostics(
-        &self,
-        point: &Point,
-    ) -> Result<Vec<(usize, &'static str, f64)>> {
+    pub fn transfer_diagnostics(&self, point: &Point) -> Result<Vec<(usize, &'static str, f64)>> {
         let point = point.detached();
         let mut figures = vec![];
         for (stage, term, from, _) in self.graph.transfers() {
@@ -349,7 +346,8 @@ impl<'a> Problem<'a> {
                     value
                 }
                 LossTerm::Transfer { from, split, .. } => {
-                    let teacher = self.said(*from, &context.weights[*from], architecture, *split)?;
+                    let teacher =
+                        self.said(*from, &context.weights[*from], architecture, *split)?;
                     let teacher = self.teacher(&teacher, stage, i)?;
                     self.transfer((stage, i), teacher, own, architecture)?
                 }
@@ -378,7 +376,7 @@ impl<'a> Problem<'a> {
         let value = scalar(&loss)?;
         let gradient = if loss.track_op() {
             let what = || format!("the weights of stage `{}`", self.graph.stages[stage].name);
-            take(&loss.backward()?, &own).ok_or_else(|| Error::NoGradient(what()))?
+            take(&tetlo_kernels::backward(&loss)?, &own).ok_or_else(|| Error::NoGradient(what()))?
         } else {
             own.zeros_like()?
         };
@@ -407,7 +405,7 @@ impl<'a> Problem<'a> {
         let arch = searched.map(|a| variable(&mut architecture[a])).transpose()?;
         let loss = self.validation(stage, own.as_tensor(), &architecture)?;
         let value = scalar(&loss)?;
-        let gradients = loss.backward()?;
+        let gradients = tetlo_kernels::backward(&loss)?;
         let name = &self.graph.stages[stage].name;
         let weights = take(&gradients, &own)
             .ok_or_else(|| Error::NoGradient(format!("the weights of stage `{name}`")))?;
@@ -430,7 +428,7 @@ impl<'a> Problem<'a> {
         let var = variable(&mut context.architecture[a])?;
         let loss = self.validation(stage, &context.weights[stage], &context.architecture)?;
         let value = scalar(&loss)?;
-        let gradient = take(&loss.backward()?, &var).ok_or_else(|| {
+        let gradient = take(&tetlo_kernels::backward(&loss)?, &var).ok_or_else(|| {
             let name = &self.graph.stages[stage].name;
             Error::NoGradient(format!("the architecture parameters of stage `{name}`"))
         })?;

@@ -400,7 +400,7 @@ impl<'a> StageOracle<'a> {
             let arch = group.map(|a| variable(&mut architecture[a])).transpose()?;
             let (var, own) = self.own_variable(own)?;
             let (loss, _) = problem.supervised(stage, &own, &architecture, term.split())?;
-            let gradients = loss.backward()?;
+            let gradients = tetlo_kernels::backward(&loss)?;
             if let (Some(a), Some(arch)) = (group, arch) {
                 let gradient = take(&gradients, &arch).ok_or_else(|| self.no_gradient())?;
                 accumulate(&mut product.architecture[a], &gradient, sign)?;
@@ -450,7 +450,7 @@ impl<'a> StageOracle<'a> {
             if !loss.track_op() {
                 continue; // the loss does not reach the teacher (hard targets)
             }
-            let gradients = loss.backward()?;
+            let gradients = tetlo_kernels::backward(&loss)?;
             for (cotangent, leaf) in cotangents.iter_mut().zip(&leaves) {
                 if let Some(gradient) = take(&gradients, leaf) {
                     accumulate(cotangent, &gradient, sign)?;
@@ -478,7 +478,7 @@ impl<'a> StageOracle<'a> {
             });
         }
         let Some(pulled) = pulled else { return Ok(()) };
-        let gradients = pulled.backward()?;
+        let gradients = tetlo_kernels::backward(&pulled)?;
         // A network that is cut somewhere would silently lose the whole transferred part.
         let name = &problem.graph.stages[from].name;
         let missing = |what: &str| Error::NoGradient(format!("the {what} of stage `{name}`"));
