@@ -4,6 +4,7 @@ use crate::error::{Error, Result};
 use crate::function::TensorFunction;
 use crate::graph::{Affine, Primitive, Shape};
 use crate::maps::{Map, Same};
+use crate::primitives::TileSize;
 use std::sync::Arc;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,6 +58,14 @@ pub(crate) enum Conv {
     },
 }
 
+/// Tiles of a convolution under Winograd's transform (its input gradient has the same), and of its
+/// weight gradient.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Winograd {
+    pub convolution: TileSize,
+    pub weight: TileSize,
+}
+
 impl Conv {
     pub(crate) fn stride(&self) -> usize {
         match self {
@@ -80,19 +89,31 @@ impl Conv {
 impl Stage {
     /// Whether Winograd's transform pays: enough channels to make up for it, and enough pixels for
     /// the memory traffic of weights that become 16/9 times larger.
-    pub(crate) fn winograd(&self) -> bool {
+    pub(crate) fn winograd(&self) -> Option<Winograd> {
         let ((ci, h, w), co) = (self.input, self.output.0);
-        matches!(self.conv, Conv::Dense { kernel: 3, stride: 1, .. })
+        let pays = matches!(self.conv, Conv::Dense { kernel: 3, stride: 1, .. })
             && ci.min(co) >= 12
             && h.min(w) >= 4
-            && (ci.max(co) <= 256 || h * w >= 36)
+            && (ci.max(co) <= 256 || h * w >= 36);
+        let tiles = |tile: TileSize| h.div_ceil(tile.out()) * w.div_ceil(tile.out());
+        let products = |tile: TileSize| tiles(tile) * tile.elements();
+        let four = products(TileSize::Four) < products(TileSize::Two);
+        let size =
+            |few| if four && tiles(TileSize::Four) >= few { TileSize::Four } else { TileSize::Two };
+        // Sums over few tiles are not worth the memory traffic of their weights.
+        pays.then(|| Winograd { convolution: size(4), weight: size(16) })
     }
 
-    /// How far beyond a pixel of the image its reads go. Winograd's tiles are two pixels wide, so the
-    /// last one of an odd size reads a pixel more.
+    /// How far beyond a pixel of the image its reads go: Winograd's last tiles may be larger than
+    /// what is left.
     pub(crate) fn reach(&self) -> usize {
-        let odd = self.input.1 % 2 + self.input.2 % 2 > 0;
-        self.conv.reach() + usize::from(self.winograd() && odd)
+        let beyond = |tile: TileSize| {
+            let more = |size: usize| size.next_multiple_of(tile.out()) - size;
+            more(self.input.1).max(more(self.input.2))
+        };
+        let tiles = self.winograd();
+        let more = tiles.map_or(0, |w| beyond(w.convolution).max(beyond(w.weight)));
+        self.conv.reach() + more
     }
 
     /// The weights it uses, as (offset, length).

@@ -12,7 +12,7 @@ use crate::chain;
 use crate::chain::{Chain, Stage, out_size};
 use crate::graph::{Graph, Weight};
 use crate::graph::{StateId, Term as GraphTerm};
-use crate::primitives::{ELEMENTS, Tap, room};
+use crate::primitives::{Tap, room};
 
 pub(super) struct Compiler<'a> {
     graph: &'a Graph,
@@ -384,8 +384,8 @@ impl Compiler<'_> {
             Some(_) => Vec::new(),
             None => parities(&offsets, stride, (h, w), go.row, at_tap),
         };
-        let winograd = stage.winograd() && !packing.is_packed();
-        let planes = if winograd { ELEMENTS } else { offsets.len() };
+        let winograd = stage.winograd().filter(|_| !packing.is_packed());
+        let planes = winograd.map_or(offsets.len(), |w| w.convolution.elements());
         let packed = blocks_in * blocks_out * 256 * planes;
         let floats = blocks_out * ho * wo * 16;
         let kept = self.items(packing, floats);
@@ -478,7 +478,7 @@ impl Compiler<'_> {
                 let conv = &mut self.plan.convs[*conv];
                 conv.partial = at;
                 at += conv.partial_mix
-                    + conv.planes() * conv.lanes_in.len() * conv.lanes_out.len() * 256;
+                    + conv.partial_planes() * conv.lanes_in.len() * conv.lanes_out.len() * 256;
             }
             self.plan.sizes.partial = self.plan.sizes.partial.max(at);
         }
@@ -507,8 +507,8 @@ impl Compiler<'_> {
             let (before, after) = (pixels(c.geometry_in), pixels(c.geometry_out));
             dense = dense.max(c.lanes_in.len() * 16 * before.max(after)).max(c.raw.floats);
             inner = inner.max(c.raw.floats);
-            if c.winograd {
-                winograd = winograd.max(room(c.lanes_in.len(), c.lanes_out.len(), TILES));
+            for tile in c.winograd.iter().flat_map(|w| [w.convolution, w.weight]) {
+                winograd = winograd.max(room(tile, c.lanes_in.len(), c.lanes_out.len(), TILES));
             }
         }
         self.plan.scratch = Scratch {

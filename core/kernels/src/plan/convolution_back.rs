@@ -7,6 +7,7 @@
 
 use super::exec::Pass;
 use super::{Coefficients, Conv, TILES};
+use crate::chain;
 use crate::primitives::{
     Depthwise, DepthwiseWeight, Lazy, Mix, MixWeight, Winograd, WinogradWeight,
 };
@@ -275,8 +276,8 @@ impl Pass<'_> {
         let dz = self.gradient_tile(thread, g_out);
         self.lazy(conv, image, incoming, (0, g_out.height), (dz, g_out.row, g_out.block));
         let (blocks_in, blocks_out) = (conv.lanes_in.len(), conv.lanes_out.len());
-        if conv.winograd {
-            self.winograd_back(thread, conv, dz, out, partial);
+        if let Some(w) = conv.winograd {
+            self.winograd_back(thread, conv, w, dz, out, partial);
             return;
         }
         if let Some(p) = partial {
@@ -339,6 +340,7 @@ impl Pass<'_> {
         &self,
         thread: usize,
         conv: &Conv,
+        winograd: chain::Winograd,
         dz: *const f32,
         out: Option<(*mut f32, bool)>,
         partial: Option<Partial>,
@@ -349,6 +351,7 @@ impl Pass<'_> {
         let scratch = self.scratch(thread, self.plan.scratch.winograd);
         if let Some(p) = partial {
             (self.kernels.winograd_weight)(&WinogradWeight {
+                tile: winograd.weight,
                 dw: self.partial(p.chunk, conv.partial + conv.partial_mix),
                 g: dz,
                 g_row: g_out.row,
@@ -368,6 +371,7 @@ impl Pass<'_> {
         }
         let Some((out, add)) = out else { return };
         (self.kernels.winograd)(&Winograd {
+            tile: winograd.convolution,
             out,
             out_row: g_in.width * 16,
             out_block: g_in.height * g_in.width * 16,

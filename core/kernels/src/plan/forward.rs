@@ -217,8 +217,9 @@ impl Pass<'_> {
         let stats = self.statistics_of(&self.plan.norms[conv.norm], image);
         let (z, plane) = (self.raw(&conv.raw, image), g_out.height * g_out.width * 16);
         let tile = self.tile(thread, g_in);
-        if conv.winograd {
+        if let Some(w) = conv.winograd {
             (self.kernels.winograd)(&Winograd {
+                tile: w.convolution,
                 out: z,
                 out_row: g_out.width * 16,
                 out_block: plane,

@@ -22,7 +22,7 @@ use crate::chain;
 use crate::function::TensorFunction;
 use crate::graph::{Graph, Shape, Weight};
 use crate::maps::Map;
-use crate::primitives::{ELEMENTS, Tap};
+use crate::primitives::Tap;
 pub(crate) use exec::{Buffers, Inputs, Recorded, Targets, Wanted, same_bits};
 use export::Output;
 use packing::Packing;
@@ -213,8 +213,8 @@ struct Conv {
     taps: Vec<Tap>,
     /// Of the channel mix; empty after a depthwise part.
     parities: Vec<Parity>,
-    /// The channel mix goes through Winograd's transform: 16 elements instead of 9 taps.
-    winograd: bool,
+    /// The channel mix goes through Winograd's transform: elements instead of 9 taps.
+    winograd: Option<chain::Winograd>,
     inputs: usize,
     outputs: usize,
     runs: Vec<Run>,
@@ -237,9 +237,9 @@ struct Conv {
 }
 
 impl Conv {
-    /// Planes of weights of the channel mix.
-    fn planes(&self) -> usize {
-        if self.winograd { ELEMENTS } else { self.taps.len() }
+    /// Planes of partial gradients of the channel mix.
+    fn partial_planes(&self) -> usize {
+        self.winograd.map_or(self.taps.len(), |w| w.weight.elements())
     }
 
     /// Output pixels read the input at the same place and nothing else.

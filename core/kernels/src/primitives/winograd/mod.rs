@@ -1,0 +1,328 @@
+//! 3x3 convolutions of stride 1 with fewer multiplications: Winograd's F(2x2, 3x3) takes 2.25 times
+//! fewer, F(4x4, 3x3) 4 times.
+//!
+//! An output tile `m` pixels wide is `A' [(G g G') . (B' d B)] A` of the input tile `d` around it,
+//! which is two pixels wider (Lavin and Gray, "Fast algorithms for convolutional neural networks",
+//! 2016); the matrices are in [`tile`].
+//!
+//! The products are sums over channels of *elements*, each a pointwise mix of tiles. A channel is
+//! a lane, so the transforms are plain arithmetic of registers. Work is done in bands of tiles whose
+//! transforms stay in the first cache level or the second.
+
+mod filters;
+mod tile;
+mod weight;
+
+pub(crate) use filters::{Filters, Gather, filters, gather};
+pub(crate) use weight::{WinogradWeight, winograd_weight};
+
+use crate::simd::{Simd, zero};
+use tile::{Four, MOST, Tile, Two};
+
+/// Output pixels in a row of a tile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TileSize {
+    Two,
+    Four,
+}
+
+impl TileSize {
+    /// Output pixels in a row of a tile.
+    pub(crate) const fn out(self) -> usize {
+        match self {
+            Self::Two => Two::OUT,
+            Self::Four => Four::OUT,
+        }
+    }
+
+    /// Elements of a transformed tile.
+    pub(crate) const fn elements(self) -> usize {
+        match self {
+            Self::Two => Two::ELEMENTS,
+            Self::Four => Four::ELEMENTS,
+        }
+    }
+}
+
+/// `out[co] (+)= sum over 3x3 taps, ci of w * x[ci]`, with statistics as in [`super::Mix`].
+///
+/// Reads reach one pixel beyond the last tile, which may be larger than the image: they must lie in
+/// the allocation.
+pub(crate) struct Winograd {
+    pub tile: TileSize,
+    pub out: *mut f32,
+    pub out_row: usize,
+    pub out_block: usize,
+    pub x: *const f32,
+    pub x_row: usize,
+    pub x_block: usize,
+    pub rows: usize,
+    pub cols: usize,
+    pub blocks_in: usize,
+    pub blocks_out: usize,
+    /// Channels in use of each input block.
+    pub lanes: *const u32,
+    /// Transformed weights `[element][out block][in lane][16 out]`.
+    pub w: *const f32,
+    /// Room for [`room`] floats.
+    pub scratch: *mut f32,
+    /// Tiles of a band.
+    pub band: usize,
+    pub stats: *mut f32,
+    /// How far ahead output lines are fetched for writing; 0: not at all.
+    pub ahead: usize,
+    pub add: bool,
+}
+
+/// Floats between elements of a band: one cache line more than needed, so that the elements of a
+/// tile lie in different sets of the cache.
+const fn element_step(blocks: usize, band: usize) -> usize {
+    (blocks * band + 1) * 16
+}
+
+/// Floats of scratch memory that a convolution needs.
+pub(crate) const fn room(
+    tile: TileSize,
+    blocks_in: usize,
+    blocks_out: usize,
+    band: usize,
+) -> usize {
+    tile.elements() * (element_step(blocks_in, band) + element_step(blocks_out, band))
+}
+
+/// A run of tiles in row-major order, and the transforms of one block of channels.
+#[derive(Clone, Copy)]
+struct Band {
+    first: usize,
+    tiles: usize,
+    /// Tiles of a row.
+    across: usize,
+    /// Floats between elements.
+    step: usize,
+}
+
+/// `B'` applied to a column of pixels.
+#[inline(always)]
+unsafe fn column<V: Simd, T: Tile>(x: *const f32, row: usize) -> [V; MOST] {
+    let mut d = [zero::<V>(); MOST];
+    for i in 0..T::SIDE {
+        d[i] = V::load(x.add(i * row));
+    }
+    T::input(d)
+}
+
+/// `B' d B` of a band; neighbouring tiles share two columns.
+#[inline(always)]
+unsafe fn input<V: Simd, T: Tile>(band: Band, x: *const f32, x_row: usize, out: *mut f32) {
+    let mut done = 0;
+    while done < band.tiles {
+        let (ty, tx) = ((band.first + done) / band.across, (band.first + done) % band.across);
+        let run = (band.across - tx).min(band.tiles - done);
+        let mut x = x.add(T::OUT * (ty * x_row + tx * 16)).wrapping_sub(x_row + 16);
+        let mut columns = [[zero::<V>(); MOST]; MOST];
+        columns[T::OUT] = column::<V, T>(x, x_row);
+        columns[T::OUT + 1] = column::<V, T>(x.add(16), x_row);
+        for t in done..done + run {
+            (columns[0], columns[1]) = (columns[T::OUT], columns[T::OUT + 1]);
+            for j in 2..T::SIDE {
+                columns[j] = column::<V, T>(x.add(j * 16), x_row);
+            }
+            let out = out.add(t * 16);
+            for i in 0..T::SIDE {
+                let mut row = [zero::<V>(); MOST];
+                for j in 0..T::SIDE {
+                    row[j] = columns[j][i];
+                }
+                let row = T::input(row);
+                for j in 0..T::SIDE {
+                    row[j].store(out.add((T::SIDE * i + j) * band.step));
+                }
+            }
+            x = x.add(T::OUT * 16);
+        }
+        done += run;
+    }
+}
+
+/// Sums over channels of one element for `P` tiles and `Q` output blocks.
+#[inline(always)]
+unsafe fn products<V: Simd, const P: usize, const Q: usize>(
+    a: &Winograd,
+    v: *const f32,
+    w: *const f32,
+    m: *mut f32,
+) {
+    let (plane, w_block) = (a.band * 16, a.blocks_in * 256);
+    let mut acc = [[zero::<V>(); P]; Q];
+    for b in 0..a.blocks_in {
+        let (v, w) = (v.add(b * plane), w.add(b * 256));
+        for c in 0..*a.lanes.add(b) as usize {
+            let mut wv = [zero::<V>(); Q];
+            for q in 0..Q {
+                wv[q] = V::load(w.add(q * w_block + c * 16));
+            }
+            for p in 0..P {
+                let xv = V::splat(*v.add(p * 16 + c));
+                for q in 0..Q {
+                    acc[q][p] = V::fma(wv[q], xv, acc[q][p]);
+                }
+            }
+        }
+    }
+    for q in 0..Q {
+        for p in 0..P {
+            acc[q][p].store(m.add(q * plane + p * 16));
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn blocks<V: Simd, const P: usize, const Q: usize>(
+    a: &Winograd,
+    tiles: usize,
+    v: *const f32,
+    w: *const f32,
+    m: *mut f32,
+) {
+    let mut t = 0;
+    while t + P <= tiles {
+        products::<V, P, Q>(a, v.add(t * 16), w, m.add(t * 16));
+        t += P;
+    }
+    if P > 8 && t + 8 <= tiles {
+        products::<V, 8, Q>(a, v.add(t * 16), w, m.add(t * 16));
+        t += 8;
+    }
+    if P > 4 && t + 4 <= tiles {
+        products::<V, 4, Q>(a, v.add(t * 16), w, m.add(t * 16));
+        t += 4;
+    }
+    while t < tiles {
+        products::<V, 1, Q>(a, v.add(t * 16), w, m.add(t * 16));
+        t += 1;
+    }
+}
+
+/// `A' m A` of a band of one output block.
+#[inline(always)]
+unsafe fn output<V: Simd, T: Tile>(
+    a: &Winograd,
+    band: Band,
+    m: *const f32,
+    out: *mut f32,
+    stats: *mut f32,
+) {
+    let mut k = zero::<V>();
+    if !stats.is_null() && band.first > 0 {
+        k = V::load(stats.add(2 * a.blocks_out * 16));
+    }
+    let (mut sum, mut square) = ([zero::<V>(); 2], [zero::<V>(); 2]);
+    let (mut ty, mut tx) = (band.first / band.across, band.first % band.across);
+    for t in 0..band.tiles {
+        let m = m.add(t * 16);
+        let mut columns = [[zero::<V>(); 4]; MOST];
+        for j in 0..T::SIDE {
+            let mut column = [zero::<V>(); MOST];
+            for i in 0..T::SIDE {
+                column[i] = V::load(m.add((T::SIDE * i + j) * band.step));
+            }
+            columns[j] = T::output(column);
+        }
+        let out = out.add(T::OUT * (ty * a.out_row + tx * 16));
+        let (rows, cols) = (a.rows - T::OUT * ty, a.cols - T::OUT * tx);
+        for i in 0..T::OUT {
+            let mut row = [zero::<V>(); MOST];
+            for j in 0..T::SIDE {
+                row[j] = columns[j][i];
+            }
+            let mut y = T::output(row);
+            if !stats.is_null() && band.first + t + i == 0 {
+                k = y[0];
+                k.store(stats.add(2 * a.blocks_out * 16));
+            }
+            for j in 0..T::OUT {
+                if i < rows && j < cols {
+                    let at = out.add(i * a.out_row + j * 16);
+                    if a.add {
+                        y[j] = V::load(at).add(y[j]);
+                    }
+                    y[j].store(at);
+                    if a.ahead > 0 {
+                        V::soon_written(at.wrapping_add(a.ahead));
+                    }
+                    let d = y[j].sub(k);
+                    sum[i % 2] = sum[i % 2].add(d);
+                    square[i % 2] = V::fma(d, d, square[i % 2]);
+                }
+            }
+        }
+        tx += 1;
+        if tx == band.across {
+            (ty, tx) = (ty + 1, 0);
+        }
+    }
+    if !stats.is_null() {
+        let to = stats.add(a.blocks_out * 16);
+        V::load(stats).add(sum[0].add(sum[1])).store(stats);
+        V::load(to).add(square[0].add(square[1])).store(to);
+    }
+}
+
+#[inline(always)]
+pub(crate) unsafe fn winograd<V: Simd, const P: usize, const Q: usize>(a: &Winograd) {
+    match a.tile {
+        TileSize::Two => bands::<V, Two, P, Q>(a),
+        TileSize::Four => bands::<V, Four, P, Q>(a),
+    }
+}
+
+#[inline(always)]
+unsafe fn bands<V: Simd, T: Tile, const P: usize, const Q: usize>(a: &Winograd) {
+    let across = a.cols.div_ceil(T::OUT);
+    let all = a.rows.div_ceil(T::OUT) * across;
+    let plane = a.band * 16;
+    let v = a.scratch;
+    let v_step = element_step(a.blocks_in, a.band);
+    // One output block is written over the tiles that it was made from: less to keep in the cache.
+    let (m, m_step) = match a.blocks_out {
+        1 => (v, v_step),
+        _ => (v.add(T::ELEMENTS * v_step), element_step(a.blocks_out, a.band)),
+    };
+    let mut first = 0;
+    while first < all {
+        let tiles = a.band.min(all - first);
+        let band = Band { first, tiles, across, step: v_step };
+        for b in 0..a.blocks_in {
+            input::<V, T>(band, a.x.add(b * a.x_block), a.x_row, v.add(b * plane));
+        }
+        for e in 0..T::ELEMENTS {
+            let v = v.add(e * v_step).cast_const();
+            let (w, m) = (a.w.add(e * a.blocks_out * a.blocks_in * 256), m.add(e * m_step));
+            let mut q = 0;
+            // Few tiles: more output blocks keep as many sums in flight.
+            while P == 8 && tiles <= 4 && q + 4 <= a.blocks_out {
+                blocks::<V, 4, 4>(a, tiles, v, w.add(q * a.blocks_in * 256), m.add(q * plane));
+                q += 4;
+            }
+            while q + Q <= a.blocks_out {
+                blocks::<V, P, Q>(a, tiles, v, w.add(q * a.blocks_in * 256), m.add(q * plane));
+                q += Q;
+            }
+            while q < a.blocks_out {
+                let (w, m) = (w.add(q * a.blocks_in * 256), m.add(q * plane));
+                if P == 8 {
+                    blocks::<V, 16, 1>(a, tiles, v, w, m);
+                } else {
+                    blocks::<V, P, 1>(a, tiles, v, w, m);
+                }
+                q += 1;
+            }
+        }
+        let band = Band { step: m_step, ..band };
+        for q in 0..a.blocks_out {
+            let stats = if a.stats.is_null() { a.stats } else { a.stats.add(q * 16) };
+            output::<V, T>(a, band, m.add(q * plane), a.out.add(q * a.out_block), stats);
+        }
+        first += tiles;
+    }
+}

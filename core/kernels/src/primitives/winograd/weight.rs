@@ -1,0 +1,171 @@
+//! The gradient of transformed weights.
+
+use super::tile::{Four, MOST, Tile, Two};
+use super::{Band, TileSize, element_step, input};
+use crate::simd::{Simd, zero};
+
+/// `dw[element][co][ci] (+)= sum over tiles of (A g A') . (B' x B)`: the gradient of the transformed
+/// weights, a row of `16 * blocks_in` floats for each padded `co`.
+///
+/// Elements may have the opposite sign, which saves negations; [`super::Gather`] knows.
+pub(crate) struct WinogradWeight {
+    pub tile: TileSize,
+    pub dw: *mut f32,
+    /// Zero outside the image.
+    pub g: *const f32,
+    pub g_row: usize,
+    pub g_block: usize,
+    pub x: *const f32,
+    pub x_row: usize,
+    pub x_block: usize,
+    pub rows: usize,
+    pub cols: usize,
+    pub blocks_out: usize,
+    pub blocks_in: usize,
+    /// Channels in use of each output block.
+    pub lanes: *const u32,
+    /// Room for [`room`] floats.
+    pub scratch: *mut f32,
+    pub band: usize,
+    pub add: bool,
+}
+
+/// `A g A'` of a band of one block, up to signs.
+#[inline(always)]
+unsafe fn gradient<V: Simd, T: Tile>(band: Band, g: *const f32, g_row: usize, out: *mut f32) {
+    let (mut ty, mut tx) = (band.first / band.across, band.first % band.across);
+    for t in 0..band.tiles {
+        let g = g.add(T::OUT * (ty * g_row + tx * 16));
+        let mut columns = [[zero::<V>(); MOST]; 4];
+        for j in 0..T::OUT {
+            let mut column = [zero::<V>(); 4];
+            for i in 0..T::OUT {
+                column[i] = V::load(g.add(i * g_row + j * 16));
+            }
+            columns[j] = T::gradient(column);
+        }
+        for i in 0..T::SIDE {
+            let mut row = [zero::<V>(); 4];
+            for j in 0..T::OUT {
+                row[j] = columns[j][i];
+            }
+            let row = T::gradient(row);
+            for j in 0..T::SIDE {
+                row[j].store(out.add((T::SIDE * i + j) * band.step + t * 16));
+            }
+        }
+        tx += 1;
+        if tx == band.across {
+            (ty, tx) = (ty + 1, 0);
+        }
+    }
+}
+
+/// Sums over the tiles of a band for `M` output channels and `N` input blocks.
+#[inline(always)]
+unsafe fn outer<V: Simd, const M: usize, const N: usize>(
+    a: &WinogradWeight,
+    tiles: usize,
+    add: bool,
+    g: *const f32,
+    v: *const f32,
+    dw: *mut f32,
+) {
+    let mut acc = [[zero::<V>(); M]; N];
+    for t in 0..tiles {
+        let mut xv = [zero::<V>(); N];
+        for j in 0..N {
+            xv[j] = V::load(v.add((j * a.band + t) * 16));
+        }
+        for i in 0..M {
+            let gv = V::splat(*g.add(t * 16 + i));
+            for j in 0..N {
+                acc[j][i] = V::fma(gv, xv[j], acc[j][i]);
+            }
+        }
+    }
+    for j in 0..N {
+        for i in 0..M {
+            let out = dw.add((i * a.blocks_in + j) * 16);
+            if add {
+                acc[j][i] = V::load(out).add(acc[j][i]);
+            }
+            acc[j][i].store(out);
+        }
+    }
+}
+
+/// One element of a band: all output and input channels.
+#[inline(always)]
+unsafe fn element<V: Simd, const M: usize, const N: usize>(
+    a: &WinogradWeight,
+    tiles: usize,
+    add: bool,
+    g: *const f32,
+    v: *const f32,
+    dw: *mut f32,
+) {
+    let plane = a.band * 16;
+    for ob in 0..a.blocks_out {
+        let lanes = *a.lanes.add(ob) as usize;
+        let (g, dw) = (g.add(ob * plane), dw.add(ob * a.blocks_in * 256));
+        let mut j = 0;
+        while j + N <= a.blocks_in {
+            let mut i = 0;
+            while i < lanes {
+                let dw = dw.add((i * a.blocks_in + j) * 16);
+                outer::<V, M, N>(a, tiles, add, g.add(i), v.add(j * plane), dw);
+                i += M;
+            }
+            j += N;
+        }
+        while j < a.blocks_in {
+            let (v, dw) = (v.add(j * plane), dw.add(j * 16));
+            if M == 8 {
+                outer::<V, 16, 1>(a, tiles, add, g, v, dw);
+            } else {
+                let mut i = 0;
+                while i < lanes {
+                    outer::<V, M, 1>(a, tiles, add, g.add(i), v, dw.add(i * a.blocks_in * 16));
+                    i += M;
+                }
+            }
+            j += 1;
+        }
+    }
+}
+
+#[inline(always)]
+pub(crate) unsafe fn winograd_weight<V: Simd, const M: usize, const N: usize>(a: &WinogradWeight) {
+    match a.tile {
+        TileSize::Two => bands::<V, Two, M, N>(a),
+        TileSize::Four => bands::<V, Four, M, N>(a),
+    }
+}
+
+#[inline(always)]
+unsafe fn bands<V: Simd, T: Tile, const M: usize, const N: usize>(a: &WinogradWeight) {
+    let across = a.cols.div_ceil(T::OUT);
+    let all = a.rows.div_ceil(T::OUT) * across;
+    let plane = a.band * 16;
+    let (v_step, g_step) = (element_step(a.blocks_in, a.band), element_step(a.blocks_out, a.band));
+    let (v, g) = (a.scratch, a.scratch.add(T::ELEMENTS * v_step));
+    let mut first = 0;
+    while first < all {
+        let tiles = a.band.min(all - first);
+        let band = Band { first, tiles, across, step: v_step };
+        for b in 0..a.blocks_in {
+            input::<V, T>(band, a.x.add(b * a.x_block), a.x_row, v.add(b * plane));
+        }
+        let band = Band { step: g_step, ..band };
+        for b in 0..a.blocks_out {
+            gradient::<V, T>(band, a.g.add(b * a.g_block), a.g_row, g.add(b * plane));
+        }
+        for e in 0..T::ELEMENTS {
+            let dw = a.dw.add(e * a.blocks_out * a.blocks_in * 256);
+            let (g, v) = (g.add(e * g_step), v.add(e * v_step));
+            element::<V, M, N>(a, tiles, a.add || first > 0, g, v, dw);
+        }
+        first += tiles;
+    }
+}
