@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::packing::{Packing, packings};
 use super::{
     Bundle, Coefficients, Conv, Depthwise, Function, Geometry, MixWeights, Norm, Output, Parity,
-    Plan, Pooled, Pools, Raw, Run, Scratch, Sizes, State, TILES, Term,
+    Plan, Pooled, Pools, Raw, Run, Scratch, Sizes, State, Term,
 };
 use crate::chain;
 use crate::chain::{Chain, Stage, out_size};
@@ -508,7 +508,7 @@ impl Compiler<'_> {
             dense = dense.max(c.lanes_in.len() * 16 * before.max(after)).max(c.raw.floats);
             inner = inner.max(c.raw.floats);
             for tile in c.winograd.iter().flat_map(|w| [w.convolution, w.weight]) {
-                winograd = winograd.max(room(tile, c.lanes_in.len(), c.lanes_out.len(), TILES));
+                winograd = winograd.max(room(tile, c.lanes_in.len(), c.lanes_out.len()));
             }
         }
         self.plan.scratch = Scratch {

@@ -6,7 +6,7 @@
 )]
 
 use super::exec::Pass;
-use super::{Coefficients, Conv, TILES};
+use super::{Coefficients, Conv};
 use crate::chain;
 use crate::primitives::{
     Depthwise, DepthwiseWeight, Lazy, Mix, MixWeight, Winograd, WinogradWeight,
@@ -365,7 +365,6 @@ impl Pass<'_> {
                 blocks_in,
                 lanes: conv.lanes_out.as_ptr(),
                 scratch,
-                band: TILES,
                 add: p.add,
             });
         }
@@ -385,7 +384,6 @@ impl Pass<'_> {
             lanes: conv.lanes_out.as_ptr(),
             w: self.packed(conv.packed_back),
             scratch,
-            band: TILES,
             stats: std::ptr::null_mut(),
             ahead: 0,
             add,

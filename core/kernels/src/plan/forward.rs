@@ -7,7 +7,7 @@
 
 use super::exec::{Pass, Shared};
 use super::function::Slot;
-use super::{Bundle, Conv, State, TILES};
+use super::{Bundle, Conv, State};
 use crate::error::Result;
 use crate::primitives::{Depthwise, Fill, Mix, Pool, Scaled, Sum, Winograd};
 use std::ops::Range;
@@ -233,7 +233,6 @@ impl Pass<'_> {
                 lanes: conv.lanes_in.as_ptr(),
                 w: self.packed(conv.packed),
                 scratch: self.scratch(thread, self.plan.scratch.winograd),
-                band: TILES,
                 stats,
                 ahead: AHEAD,
                 add: false,

@@ -37,9 +37,6 @@ const EPS: f64 = 1e-5;
 /// the second must do, because sums over few pixels have little work for each load and store.
 const BAND: usize = 256;
 const LEAST_BAND: usize = 64;
-/// Tiles that go through Winograd's transform together: at 16 channels they fill the first cache
-/// level.
-const TILES: usize = 16;
 
 /// A graph compiled for a largest number of images: where everything lies, and how much memory a
 /// run needs.

@@ -66,39 +66,30 @@ pub(crate) struct Winograd {
     pub w: *const f32,
     /// Room for [`room`] floats.
     pub scratch: *mut f32,
-    /// Tiles of a band.
-    pub band: usize,
     pub stats: *mut f32,
     /// How far ahead output lines are fetched for writing; 0: not at all.
     pub ahead: usize,
     pub add: bool,
 }
 
-/// Floats between elements of a band: one cache line more than needed, so that the elements of a
-/// tile lie in different sets of the cache.
-const fn element_step(blocks: usize, band: usize) -> usize {
-    (blocks * band + 1) * 16
-}
+/// Tiles that go through the transform together: with 16 channels they fill the first cache level.
+const BAND: usize = 16;
+/// Floats between elements of a block of a band: one cache line more than needed, so that the
+/// elements of a tile lie in different sets of the cache.
+const STEP: usize = (BAND + 1) * 16;
 
 /// Floats of scratch memory that a convolution needs.
-pub(crate) const fn room(
-    tile: TileSize,
-    blocks_in: usize,
-    blocks_out: usize,
-    band: usize,
-) -> usize {
-    tile.elements() * (element_step(blocks_in, band) + element_step(blocks_out, band))
+pub(crate) const fn room(tile: TileSize, blocks_in: usize, blocks_out: usize) -> usize {
+    tile.elements() * (blocks_in + blocks_out) * STEP
 }
 
-/// A run of tiles in row-major order, and the transforms of one block of channels.
+/// A run of tiles in row-major order.
 #[derive(Clone, Copy)]
 struct Band {
     first: usize,
     tiles: usize,
     /// Tiles of a row.
     across: usize,
-    /// Floats between elements.
-    step: usize,
 }
 
 /// `B'` applied to a column of pixels.
@@ -135,7 +126,7 @@ unsafe fn input<V: Simd, T: Tile>(band: Band, x: *const f32, x_row: usize, out: 
                 }
                 let row = T::input(row);
                 for j in 0..T::SIDE {
-                    row[j].store(out.add((T::SIDE * i + j) * band.step));
+                    row[j].store(out.add((T::SIDE * i + j) * STEP));
                 }
             }
             x = x.add(T::OUT * 16);
@@ -146,13 +137,13 @@ unsafe fn input<V: Simd, T: Tile>(band: Band, x: *const f32, x_row: usize, out: 
 
 /// Sums over channels of one element for `P` tiles and `Q` output blocks.
 #[inline(always)]
-unsafe fn products<V: Simd, const P: usize, const Q: usize>(
+unsafe fn products<V: Simd, T: Tile, const P: usize, const Q: usize>(
     a: &Winograd,
     v: *const f32,
     w: *const f32,
     m: *mut f32,
 ) {
-    let (plane, w_block) = (a.band * 16, a.blocks_in * 256);
+    let (plane, w_block) = (T::ELEMENTS * STEP, a.blocks_in * 256);
     let mut acc = [[zero::<V>(); P]; Q];
     for b in 0..a.blocks_in {
         let (v, w) = (v.add(b * plane), w.add(b * 256));
@@ -177,7 +168,7 @@ unsafe fn products<V: Simd, const P: usize, const Q: usize>(
 }
 
 #[inline(always)]
-unsafe fn blocks<V: Simd, const P: usize, const Q: usize>(
+unsafe fn blocks<V: Simd, T: Tile, const P: usize, const Q: usize>(
     a: &Winograd,
     tiles: usize,
     v: *const f32,
@@ -186,20 +177,76 @@ unsafe fn blocks<V: Simd, const P: usize, const Q: usize>(
 ) {
     let mut t = 0;
     while t + P <= tiles {
-        products::<V, P, Q>(a, v.add(t * 16), w, m.add(t * 16));
+        products::<V, T, P, Q>(a, v.add(t * 16), w, m.add(t * 16));
         t += P;
     }
     if P > 8 && t + 8 <= tiles {
-        products::<V, 8, Q>(a, v.add(t * 16), w, m.add(t * 16));
+        products::<V, T, 8, Q>(a, v.add(t * 16), w, m.add(t * 16));
         t += 8;
     }
     if P > 4 && t + 4 <= tiles {
-        products::<V, 4, Q>(a, v.add(t * 16), w, m.add(t * 16));
+        products::<V, T, 4, Q>(a, v.add(t * 16), w, m.add(t * 16));
         t += 4;
     }
     while t < tiles {
-        products::<V, 1, Q>(a, v.add(t * 16), w, m.add(t * 16));
+        products::<V, T, 1, Q>(a, v.add(t * 16), w, m.add(t * 16));
         t += 1;
+    }
+}
+
+/// Statistics of an output block on the way.
+struct Sums<V> {
+    k: V,
+    sum: V,
+    square: V,
+}
+
+/// `A' m A` of one tile, of which `rows` and `cols` pixels are inside the image: all with `FULL`.
+#[inline(always)]
+unsafe fn write<V: Simd, T: Tile, const FULL: bool>(
+    a: &Winograd,
+    m: *const f32,
+    out: *mut f32,
+    (rows, cols): (usize, usize),
+    first: bool,
+    sums: &mut Sums<V>,
+) {
+    let mut columns = [[zero::<V>(); 4]; MOST];
+    for j in 0..T::SIDE {
+        let mut column = [zero::<V>(); MOST];
+        for i in 0..T::SIDE {
+            column[i] = V::load(m.add((T::SIDE * i + j) * STEP));
+        }
+        columns[j] = T::output(column);
+    }
+    for i in 0..T::OUT {
+        let mut row = [zero::<V>(); MOST];
+        for j in 0..T::SIDE {
+            row[j] = columns[j][i];
+        }
+        let mut y = T::output(row);
+        if i == 0 && first {
+            sums.k = y[0];
+        }
+        if !FULL && i >= rows {
+            continue;
+        }
+        let out = out.add(i * a.out_row);
+        for j in 0..T::OUT {
+            if FULL || j < cols {
+                let out = out.add(j * 16);
+                if a.add {
+                    y[j] = V::load(out).add(y[j]);
+                }
+                y[j].store(out);
+                if a.ahead > 0 {
+                    V::soon_written(out.wrapping_add(a.ahead));
+                }
+                let d = y[j].sub(sums.k);
+                sums.sum = sums.sum.add(d);
+                sums.square = V::fma(d, d, sums.square);
+            }
+        }
     }
 }
 
@@ -212,49 +259,21 @@ unsafe fn output<V: Simd, T: Tile>(
     out: *mut f32,
     stats: *mut f32,
 ) {
-    let mut k = zero::<V>();
+    let shift = stats.wrapping_add(2 * a.blocks_out * 16);
+    let mut sums = Sums { k: zero::<V>(), sum: zero::<V>(), square: zero::<V>() };
     if !stats.is_null() && band.first > 0 {
-        k = V::load(stats.add(2 * a.blocks_out * 16));
+        sums.k = V::load(shift);
     }
-    let (mut sum, mut square) = ([zero::<V>(); 2], [zero::<V>(); 2]);
     let (mut ty, mut tx) = (band.first / band.across, band.first % band.across);
     for t in 0..band.tiles {
         let m = m.add(t * 16);
-        let mut columns = [[zero::<V>(); 4]; MOST];
-        for j in 0..T::SIDE {
-            let mut column = [zero::<V>(); MOST];
-            for i in 0..T::SIDE {
-                column[i] = V::load(m.add((T::SIDE * i + j) * band.step));
-            }
-            columns[j] = T::output(column);
-        }
         let out = out.add(T::OUT * (ty * a.out_row + tx * 16));
         let (rows, cols) = (a.rows - T::OUT * ty, a.cols - T::OUT * tx);
-        for i in 0..T::OUT {
-            let mut row = [zero::<V>(); MOST];
-            for j in 0..T::SIDE {
-                row[j] = columns[j][i];
-            }
-            let mut y = T::output(row);
-            if !stats.is_null() && band.first + t + i == 0 {
-                k = y[0];
-                k.store(stats.add(2 * a.blocks_out * 16));
-            }
-            for j in 0..T::OUT {
-                if i < rows && j < cols {
-                    let at = out.add(i * a.out_row + j * 16);
-                    if a.add {
-                        y[j] = V::load(at).add(y[j]);
-                    }
-                    y[j].store(at);
-                    if a.ahead > 0 {
-                        V::soon_written(at.wrapping_add(a.ahead));
-                    }
-                    let d = y[j].sub(k);
-                    sum[i % 2] = sum[i % 2].add(d);
-                    square[i % 2] = V::fma(d, d, square[i % 2]);
-                }
-            }
+        let first = !stats.is_null() && band.first + t == 0;
+        if rows >= T::OUT && cols >= T::OUT {
+            write::<V, T, true>(a, m, out, (rows, cols), first, &mut sums);
+        } else {
+            write::<V, T, false>(a, m, out, (rows, cols), first, &mut sums);
         }
         tx += 1;
         if tx == band.across {
@@ -262,9 +281,10 @@ unsafe fn output<V: Simd, T: Tile>(
         }
     }
     if !stats.is_null() {
-        let to = stats.add(a.blocks_out * 16);
-        V::load(stats).add(sum[0].add(sum[1])).store(stats);
-        V::load(to).add(square[0].add(square[1])).store(to);
+        let square = stats.add(a.blocks_out * 16);
+        sums.k.store(shift);
+        V::load(stats).add(sums.sum).store(stats);
+        V::load(square).add(sums.square).store(square);
     }
 }
 
@@ -280,45 +300,40 @@ pub(crate) unsafe fn winograd<V: Simd, const P: usize, const Q: usize>(a: &Winog
 unsafe fn bands<V: Simd, T: Tile, const P: usize, const Q: usize>(a: &Winograd) {
     let across = a.cols.div_ceil(T::OUT);
     let all = a.rows.div_ceil(T::OUT) * across;
-    let plane = a.band * 16;
+    let plane = T::ELEMENTS * STEP;
     let v = a.scratch;
-    let v_step = element_step(a.blocks_in, a.band);
     // One output block is written over the tiles that it was made from: less to keep in the cache.
-    let (m, m_step) = match a.blocks_out {
-        1 => (v, v_step),
-        _ => (v.add(T::ELEMENTS * v_step), element_step(a.blocks_out, a.band)),
-    };
+    let m = if a.blocks_out == 1 { v } else { v.add(a.blocks_in * plane) };
     let mut first = 0;
     while first < all {
-        let tiles = a.band.min(all - first);
-        let band = Band { first, tiles, across, step: v_step };
+        let tiles = BAND.min(all - first);
+        let band = Band { first, tiles, across };
         for b in 0..a.blocks_in {
             input::<V, T>(band, a.x.add(b * a.x_block), a.x_row, v.add(b * plane));
         }
         for e in 0..T::ELEMENTS {
-            let v = v.add(e * v_step).cast_const();
-            let (w, m) = (a.w.add(e * a.blocks_out * a.blocks_in * 256), m.add(e * m_step));
+            let v = v.add(e * STEP).cast_const();
+            let (w, m) = (a.w.add(e * a.blocks_out * a.blocks_in * 256), m.add(e * STEP));
             let mut q = 0;
             // Few tiles: more output blocks keep as many sums in flight.
             while P == 8 && tiles <= 4 && q + 4 <= a.blocks_out {
-                blocks::<V, 4, 4>(a, tiles, v, w.add(q * a.blocks_in * 256), m.add(q * plane));
+                blocks::<V, T, 4, 4>(a, tiles, v, w.add(q * a.blocks_in * 256), m.add(q * plane));
                 q += 4;
             }
             while q + Q <= a.blocks_out {
-                blocks::<V, P, Q>(a, tiles, v, w.add(q * a.blocks_in * 256), m.add(q * plane));
+                blocks::<V, T, P, Q>(a, tiles, v, w.add(q * a.blocks_in * 256), m.add(q * plane));
                 q += Q;
             }
             while q < a.blocks_out {
                 let (w, m) = (w.add(q * a.blocks_in * 256), m.add(q * plane));
                 if P == 8 {
-                    blocks::<V, 16, 1>(a, tiles, v, w, m);
+                    blocks::<V, T, 16, 1>(a, tiles, v, w, m);
                 } else {
-                    blocks::<V, P, 1>(a, tiles, v, w, m);
+                    blocks::<V, T, P, 1>(a, tiles, v, w, m);
                 }
                 q += 1;
             }
         }
-        let band = Band { step: m_step, ..band };
         for q in 0..a.blocks_out {
             let stats = if a.stats.is_null() { a.stats } else { a.stats.add(q * 16) };
             output::<V, T>(a, band, m.add(q * plane), a.out.add(q * a.out_block), stats);

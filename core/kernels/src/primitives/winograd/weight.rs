@@ -1,7 +1,7 @@
 //! The gradient of transformed weights.
 
 use super::tile::{Four, MOST, Tile, Two};
-use super::{Band, TileSize, element_step, input};
+use super::{BAND, Band, STEP, TileSize, input};
 use crate::simd::{Simd, zero};
 
 /// `dw[element][co][ci] (+)= sum over tiles of (A g A') . (B' x B)`: the gradient of the transformed
@@ -26,7 +26,6 @@ pub(crate) struct WinogradWeight {
     pub lanes: *const u32,
     /// Room for [`room`] floats.
     pub scratch: *mut f32,
-    pub band: usize,
     pub add: bool,
 }
 
@@ -51,7 +50,7 @@ unsafe fn gradient<V: Simd, T: Tile>(band: Band, g: *const f32, g_row: usize, ou
             }
             let row = T::gradient(row);
             for j in 0..T::SIDE {
-                row[j].store(out.add((T::SIDE * i + j) * band.step + t * 16));
+                row[j].store(out.add((T::SIDE * i + j) * STEP + t * 16));
             }
         }
         tx += 1;
@@ -63,7 +62,7 @@ unsafe fn gradient<V: Simd, T: Tile>(band: Band, g: *const f32, g_row: usize, ou
 
 /// Sums over the tiles of a band for `M` output channels and `N` input blocks.
 #[inline(always)]
-unsafe fn outer<V: Simd, const M: usize, const N: usize>(
+unsafe fn outer<V: Simd, T: Tile, const M: usize, const N: usize>(
     a: &WinogradWeight,
     tiles: usize,
     add: bool,
@@ -75,7 +74,7 @@ unsafe fn outer<V: Simd, const M: usize, const N: usize>(
     for t in 0..tiles {
         let mut xv = [zero::<V>(); N];
         for j in 0..N {
-            xv[j] = V::load(v.add((j * a.band + t) * 16));
+            xv[j] = V::load(v.add(j * T::ELEMENTS * STEP + t * 16));
         }
         for i in 0..M {
             let gv = V::splat(*g.add(t * 16 + i));
@@ -97,7 +96,7 @@ unsafe fn outer<V: Simd, const M: usize, const N: usize>(
 
 /// One element of a band: all output and input channels.
 #[inline(always)]
-unsafe fn element<V: Simd, const M: usize, const N: usize>(
+unsafe fn element<V: Simd, T: Tile, const M: usize, const N: usize>(
     a: &WinogradWeight,
     tiles: usize,
     add: bool,
@@ -105,7 +104,7 @@ unsafe fn element<V: Simd, const M: usize, const N: usize>(
     v: *const f32,
     dw: *mut f32,
 ) {
-    let plane = a.band * 16;
+    let plane = T::ELEMENTS * STEP;
     for ob in 0..a.blocks_out {
         let lanes = *a.lanes.add(ob) as usize;
         let (g, dw) = (g.add(ob * plane), dw.add(ob * a.blocks_in * 256));
@@ -114,7 +113,7 @@ unsafe fn element<V: Simd, const M: usize, const N: usize>(
             let mut i = 0;
             while i < lanes {
                 let dw = dw.add((i * a.blocks_in + j) * 16);
-                outer::<V, M, N>(a, tiles, add, g.add(i), v.add(j * plane), dw);
+                outer::<V, T, M, N>(a, tiles, add, g.add(i), v.add(j * plane), dw);
                 i += M;
             }
             j += N;
@@ -122,11 +121,11 @@ unsafe fn element<V: Simd, const M: usize, const N: usize>(
         while j < a.blocks_in {
             let (v, dw) = (v.add(j * plane), dw.add(j * 16));
             if M == 8 {
-                outer::<V, 16, 1>(a, tiles, add, g, v, dw);
+                outer::<V, T, 16, 1>(a, tiles, add, g, v, dw);
             } else {
                 let mut i = 0;
                 while i < lanes {
-                    outer::<V, M, 1>(a, tiles, add, g.add(i), v, dw.add(i * a.blocks_in * 16));
+                    outer::<V, T, M, 1>(a, tiles, add, g.add(i), v, dw.add(i * a.blocks_in * 16));
                     i += M;
                 }
             }
@@ -147,24 +146,22 @@ pub(crate) unsafe fn winograd_weight<V: Simd, const M: usize, const N: usize>(a:
 unsafe fn bands<V: Simd, T: Tile, const M: usize, const N: usize>(a: &WinogradWeight) {
     let across = a.cols.div_ceil(T::OUT);
     let all = a.rows.div_ceil(T::OUT) * across;
-    let plane = a.band * 16;
-    let (v_step, g_step) = (element_step(a.blocks_in, a.band), element_step(a.blocks_out, a.band));
-    let (v, g) = (a.scratch, a.scratch.add(T::ELEMENTS * v_step));
+    let plane = T::ELEMENTS * STEP;
+    let (v, g) = (a.scratch, a.scratch.add(a.blocks_in * plane));
     let mut first = 0;
     while first < all {
-        let tiles = a.band.min(all - first);
-        let band = Band { first, tiles, across, step: v_step };
+        let tiles = BAND.min(all - first);
+        let band = Band { first, tiles, across };
         for b in 0..a.blocks_in {
             input::<V, T>(band, a.x.add(b * a.x_block), a.x_row, v.add(b * plane));
         }
-        let band = Band { step: g_step, ..band };
         for b in 0..a.blocks_out {
             gradient::<V, T>(band, a.g.add(b * a.g_block), a.g_row, g.add(b * plane));
         }
         for e in 0..T::ELEMENTS {
             let dw = a.dw.add(e * a.blocks_out * a.blocks_in * 256);
-            let (g, v) = (g.add(e * g_step), v.add(e * v_step));
-            element::<V, M, N>(a, tiles, a.add || first > 0, g, v, dw);
+            let (g, v) = (g.add(e * STEP), v.add(e * STEP));
+            element::<V, T, M, N>(a, tiles, a.add || first > 0, g, v, dw);
         }
         first += tiles;
     }
