@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use crate::function::TensorFunction;
 use crate::graph::{Affine, Primitive, Shape};
 use crate::maps::{Map, Same};
-use crate::primitives::TileSize;
+use crate::primitives::{TileSize, team};
 use std::sync::Arc;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,12 +58,12 @@ pub(crate) enum Conv {
     },
 }
 
-/// Tiles of a convolution under Winograd's transform (its input gradient has the same), and of its
-/// weight gradient.
+/// How a convolution and its gradients go through Winograd's transform.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Winograd {
-    pub convolution: TileSize,
-    pub weight: TileSize,
+    pub tile: TileSize,
+    /// Images that are worked on together, because one has few tiles.
+    pub team: usize,
 }
 
 impl Conv {
@@ -98,10 +98,8 @@ impl Stage {
         let tiles = |tile: TileSize| h.div_ceil(tile.out()) * w.div_ceil(tile.out());
         let products = |tile: TileSize| tiles(tile) * tile.elements();
         let four = products(TileSize::Four) < products(TileSize::Two);
-        let size =
-            |few| if four && tiles(TileSize::Four) >= few { TileSize::Four } else { TileSize::Two };
-        // Sums over few tiles are not worth the memory traffic of their weights.
-        pays.then(|| Winograd { convolution: size(4), weight: size(16) })
+        let size = if four { TileSize::Four } else { TileSize::Two };
+        pays.then(|| Winograd { tile: size, team: team(tiles(size)) })
     }
 
     /// How far beyond a pixel of the image its reads go: Winograd's last tiles may be larger than
@@ -111,9 +109,7 @@ impl Stage {
             let more = |size: usize| size.next_multiple_of(tile.out()) - size;
             more(self.input.1).max(more(self.input.2))
         };
-        let tiles = self.winograd();
-        let more = tiles.map_or(0, |w| beyond(w.convolution).max(beyond(w.weight)));
-        self.conv.reach() + more
+        self.conv.reach() + self.winograd().map_or(0, |w| beyond(w.tile))
     }
 
     /// The weights it uses, as (offset, length).

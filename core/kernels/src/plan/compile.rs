@@ -172,6 +172,7 @@ impl Compiler<'_> {
                 tile: 0,
                 grad_blocks: 0,
                 grad: 0,
+                team: 1,
             });
             self.plan.geometries.len() - 1
         })
@@ -385,7 +386,7 @@ impl Compiler<'_> {
             None => parities(&offsets, stride, (h, w), go.row, at_tap),
         };
         let winograd = stage.winograd().filter(|_| !packing.is_packed());
-        let planes = winograd.map_or(offsets.len(), |w| w.convolution.elements());
+        let planes = winograd.map_or(offsets.len(), |w| w.tile.elements());
         let packed = blocks_in * blocks_out * 256 * planes;
         let floats = blocks_out * ho * wo * 16;
         let kept = self.items(packing, floats);
@@ -437,11 +438,13 @@ impl Compiler<'_> {
         }
         let input = &mut self.plan.geometries[geometry_in];
         input.tile_blocks = input.tile_blocks.max(blocks_in);
+        input.team = input.team.max(conv.team());
         // After a depthwise part the gradient of its result is in the tile, else that of the
         // output.
         let grad_blocks = if conv.depthwise.is_some() { blocks_in } else { blocks_out };
         let output = &mut self.plan.geometries[geometry_out];
         output.grad_blocks = output.grad_blocks.max(grad_blocks);
+        output.team = output.team.max(conv.team());
         self.plan.convs.push(conv);
         self.plan.convs.len() - 1
     }
@@ -478,7 +481,7 @@ impl Compiler<'_> {
                 let conv = &mut self.plan.convs[*conv];
                 conv.partial = at;
                 at += conv.partial_mix
-                    + conv.partial_planes() * conv.lanes_in.len() * conv.lanes_out.len() * 256;
+                    + conv.planes() * conv.lanes_in.len() * conv.lanes_out.len() * 256;
             }
             self.plan.sizes.partial = self.plan.sizes.partial.max(at);
         }
@@ -491,8 +494,8 @@ impl Compiler<'_> {
             at - floats
         };
         for g in &mut self.plan.geometries {
-            g.tile = take(g.tile_blocks * g.block);
-            g.grad = take(g.grad_blocks * g.block);
+            g.tile = take(g.team * g.tile_blocks * g.block);
+            g.grad = take(g.team * g.grad_blocks * g.block);
         }
         let mut dense = 16;
         for s in &self.plan.states {
@@ -501,21 +504,22 @@ impl Compiler<'_> {
         for m in &self.plan.maps {
             dense = dense.max(m.output.raw.floats);
         }
-        let (mut inner, mut winograd) = (0, 0);
+        let (mut inner, mut winograd, mut together) = (0, 0, 0);
         for c in &self.plan.convs {
             let pixels = |g: usize| self.plan.geometries[g].height * self.plan.geometries[g].width;
             let (before, after) = (pixels(c.geometry_in), pixels(c.geometry_out));
             dense = dense.max(c.lanes_in.len() * 16 * before.max(after)).max(c.raw.floats);
+            together = together.max(c.team() * c.lanes_in.len() * 16 * before);
             inner = inner.max(c.raw.floats);
-            for tile in c.winograd.iter().flat_map(|w| [w.convolution, w.weight]) {
-                winograd = winograd.max(room(tile, c.lanes_in.len(), c.lanes_out.len()));
+            if let Some(w) = c.winograd {
+                winograd = winograd.max(room(w.tile, c.lanes_in.len(), c.lanes_out.len()));
             }
         }
         self.plan.scratch = Scratch {
             depthwise: take(dense),
             lazy: take(dense),
-            inner: take(dense),
-            input: take(dense),
+            inner: take(dense.max(together)),
+            input: take(dense.max(together)),
             winograd: take(winograd),
         };
         self.plan.sizes.scratch = at.next_multiple_of(1024);

@@ -106,6 +106,8 @@ struct Geometry {
     tile: usize,
     grad_blocks: usize,
     grad: usize,
+    /// Images whose tiles lie side by side.
+    team: usize,
 }
 
 /// A raw output: where it is kept for the gradient, and where it only passes through. The step of
@@ -234,9 +236,14 @@ struct Conv {
 }
 
 impl Conv {
-    /// Planes of partial gradients of the channel mix.
-    fn partial_planes(&self) -> usize {
-        self.winograd.map_or(self.taps.len(), |w| w.weight.elements())
+    /// Planes of weights of the channel mix.
+    fn planes(&self) -> usize {
+        self.winograd.map_or(self.taps.len(), |w| w.tile.elements())
+    }
+
+    /// Images that are worked on together.
+    fn team(&self) -> usize {
+        self.winograd.map_or(1, |w| w.team)
     }
 
     /// Output pixels read the input at the same place and nothing else.

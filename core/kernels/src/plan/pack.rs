@@ -67,7 +67,7 @@ impl Pass<'_> {
             }
         }
         if let Some(w) = conv.winograd {
-            self.transform_weights(conv, w.convolution, weights);
+            self.transform_weights(conv, w.tile, weights);
             return;
         }
         for tap in 0..conv.taps.len() {
@@ -140,7 +140,7 @@ impl Pass<'_> {
             }
         }
         if let Some(w) = conv.winograd {
-            self.gather_transformed(conv, w.weight, gradient);
+            self.gather_transformed(conv, w.tile, gradient);
             return;
         }
         for tap in 0..conv.taps.len() {

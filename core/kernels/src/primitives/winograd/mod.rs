@@ -50,6 +50,11 @@ impl TileSize {
 /// the allocation.
 pub(crate) struct Winograd {
     pub tile: TileSize,
+    pub images: usize,
+    /// Floats between images.
+    pub out_image: usize,
+    pub x_image: usize,
+    pub stats_image: usize,
     pub out: *mut f32,
     pub out_row: usize,
     pub out_block: usize,
@@ -83,13 +88,28 @@ pub(crate) const fn room(tile: TileSize, blocks_in: usize, blocks_out: usize) ->
     tile.elements() * (blocks_in + blocks_out) * STEP
 }
 
-/// A run of tiles in row-major order.
+/// Images whose tiles fill a band: a power of two.
+pub(crate) const fn team(tiles: usize) -> usize {
+    if tiles < BAND { 1 << (BAND / tiles).ilog2() } else { 1 }
+}
+
+/// A run of tiles of an image in row-major order.
 #[derive(Clone, Copy)]
 struct Band {
+    image: usize,
     first: usize,
     tiles: usize,
     /// Tiles of a row.
     across: usize,
+}
+
+impl Band {
+    /// The part from the `at`-th tile of a band on that lies in one image; the band starts at tile
+    /// `first` and has `tiles`, and an image `each`.
+    fn part(first: usize, at: usize, tiles: usize, each: usize, across: usize) -> Self {
+        let (image, first) = ((first + at) / each, (first + at) % each);
+        Self { image, first, tiles: (each - first).min(tiles - at), across }
+    }
 }
 
 /// `B'` applied to a column of pixels.
@@ -232,6 +252,8 @@ unsafe fn write<V: Simd, T: Tile, const FULL: bool>(
             continue;
         }
         let out = out.add(i * a.out_row);
+        // Of a row at first: long chains of sums would have to wait for each other.
+        let (mut sum, mut square) = (zero::<V>(), zero::<V>());
         for j in 0..T::OUT {
             if FULL || j < cols {
                 let out = out.add(j * 16);
@@ -243,10 +265,12 @@ unsafe fn write<V: Simd, T: Tile, const FULL: bool>(
                     V::soon_written(out.wrapping_add(a.ahead));
                 }
                 let d = y[j].sub(sums.k);
-                sums.sum = sums.sum.add(d);
-                sums.square = V::fma(d, d, sums.square);
+                sum = sum.add(d);
+                square = V::fma(d, d, square);
             }
         }
+        sums.sum = sums.sum.add(sum);
+        sums.square = sums.square.add(square);
     }
 }
 
@@ -299,7 +323,8 @@ pub(crate) unsafe fn winograd<V: Simd, const P: usize, const Q: usize>(a: &Winog
 #[inline(always)]
 unsafe fn bands<V: Simd, T: Tile, const P: usize, const Q: usize>(a: &Winograd) {
     let across = a.cols.div_ceil(T::OUT);
-    let all = a.rows.div_ceil(T::OUT) * across;
+    let each = a.rows.div_ceil(T::OUT) * across;
+    let all = a.images * each;
     let plane = T::ELEMENTS * STEP;
     let v = a.scratch;
     // One output block is written over the tiles that it was made from: less to keep in the cache.
@@ -307,9 +332,14 @@ unsafe fn bands<V: Simd, T: Tile, const P: usize, const Q: usize>(a: &Winograd) 
     let mut first = 0;
     while first < all {
         let tiles = BAND.min(all - first);
-        let band = Band { first, tiles, across };
-        for b in 0..a.blocks_in {
-            input::<V, T>(band, a.x.add(b * a.x_block), a.x_row, v.add(b * plane));
+        let mut at = 0;
+        while at < tiles {
+            let band = Band::part(first, at, tiles, each, across);
+            for b in 0..a.blocks_in {
+                let x = a.x.add(band.image * a.x_image + b * a.x_block);
+                input::<V, T>(band, x, a.x_row, v.add(b * plane + at * 16));
+            }
+            at += band.tiles;
         }
         for e in 0..T::ELEMENTS {
             let v = v.add(e * STEP).cast_const();
@@ -334,9 +364,18 @@ unsafe fn bands<V: Simd, T: Tile, const P: usize, const Q: usize>(a: &Winograd) 
                 q += 1;
             }
         }
-        for q in 0..a.blocks_out {
-            let stats = if a.stats.is_null() { a.stats } else { a.stats.add(q * 16) };
-            output::<V, T>(a, band, m.add(q * plane), a.out.add(q * a.out_block), stats);
+        let mut at = 0;
+        while at < tiles {
+            let band = Band::part(first, at, tiles, each, across);
+            for q in 0..a.blocks_out {
+                let out = a.out.add(band.image * a.out_image + q * a.out_block);
+                let mut stats = a.stats;
+                if !stats.is_null() {
+                    stats = stats.add(band.image * a.stats_image + q * 16);
+                }
+                output::<V, T>(a, band, m.add(q * plane + at * 16), out, stats);
+            }
+            at += band.tiles;
         }
         first += tiles;
     }

@@ -10,6 +10,10 @@ use crate::simd::{Simd, zero};
 /// Elements may have the opposite sign, which saves negations; [`super::Gather`] knows.
 pub(crate) struct WinogradWeight {
     pub tile: TileSize,
+    pub images: usize,
+    /// Floats between images.
+    pub g_image: usize,
+    pub x_image: usize,
     pub dw: *mut f32,
     /// Zero outside the image.
     pub g: *const f32,
@@ -145,18 +149,25 @@ pub(crate) unsafe fn winograd_weight<V: Simd, const M: usize, const N: usize>(a:
 #[inline(always)]
 unsafe fn bands<V: Simd, T: Tile, const M: usize, const N: usize>(a: &WinogradWeight) {
     let across = a.cols.div_ceil(T::OUT);
-    let all = a.rows.div_ceil(T::OUT) * across;
+    let each = a.rows.div_ceil(T::OUT) * across;
+    let all = a.images * each;
     let plane = T::ELEMENTS * STEP;
     let (v, g) = (a.scratch, a.scratch.add(a.blocks_in * plane));
     let mut first = 0;
     while first < all {
         let tiles = BAND.min(all - first);
-        let band = Band { first, tiles, across };
-        for b in 0..a.blocks_in {
-            input::<V, T>(band, a.x.add(b * a.x_block), a.x_row, v.add(b * plane));
-        }
-        for b in 0..a.blocks_out {
-            gradient::<V, T>(band, a.g.add(b * a.g_block), a.g_row, g.add(b * plane));
+        let mut at = 0;
+        while at < tiles {
+            let band = Band::part(first, at, tiles, each, across);
+            for b in 0..a.blocks_in {
+                let x = a.x.add(band.image * a.x_image + b * a.x_block);
+                input::<V, T>(band, x, a.x_row, v.add(b * plane + at * 16));
+            }
+            for b in 0..a.blocks_out {
+                let from = a.g.add(band.image * a.g_image + b * a.g_block);
+                gradient::<V, T>(band, from, a.g_row, g.add(b * plane + at * 16));
+            }
+            at += band.tiles;
         }
         for e in 0..T::ELEMENTS {
             let dw = a.dw.add(e * a.blocks_out * a.blocks_in * 256);
