@@ -386,8 +386,6 @@ impl Compiler<'_> {
             None => parities(&offsets, stride, (h, w), go.row, at_tap),
         };
         let winograd = stage.winograd().filter(|_| !packing.is_packed());
-        let planes = winograd.map_or(offsets.len(), |w| w.tile.elements());
-        let packed = blocks_in * blocks_out * 256 * planes;
         let floats = blocks_out * ho * wo * 16;
         let kept = self.items(packing, floats);
         if position == self.passing.len() {
@@ -401,7 +399,7 @@ impl Compiler<'_> {
             (self.small(2 * padded * self.plan.max_batch), self.coefficients(padded, false))
         };
         let function = self.function(stage);
-        let conv = Conv {
+        let mut conv = Conv {
             packing,
             function,
             relu: stage.relu,
@@ -415,8 +413,8 @@ impl Compiler<'_> {
             runs,
             lanes_in,
             lanes_out: lanes(outputs),
-            packed: self.packed(packed),
-            packed_back: self.packed(packed),
+            packed: 0,
+            packed_back: 0,
             geometry_in,
             geometry_out,
             raw: Raw {
@@ -436,6 +434,8 @@ impl Compiler<'_> {
             self.plan.convs.push(conv);
             return self.plan.convs.len() - 1;
         }
+        let packed = conv.mix_floats();
+        (conv.packed, conv.packed_back) = (self.packed(packed), self.packed(packed));
         let input = &mut self.plan.geometries[geometry_in];
         input.tile_blocks = input.tile_blocks.max(blocks_in);
         input.team = input.team.max(conv.team());
@@ -480,8 +480,7 @@ impl Compiler<'_> {
             for conv in chains.iter().filter_map(|(_, c)| c.get(depth)) {
                 let conv = &mut self.plan.convs[*conv];
                 conv.partial = at;
-                at += conv.partial_mix
-                    + conv.planes() * conv.lanes_in.len() * conv.lanes_out.len() * 256;
+                at += conv.partial_mix + conv.mix_floats();
             }
             self.plan.sizes.partial = self.plan.sizes.partial.max(at);
         }

@@ -22,7 +22,7 @@ use crate::chain;
 use crate::function::TensorFunction;
 use crate::graph::{Graph, Shape, Weight};
 use crate::maps::Map;
-use crate::primitives::Tap;
+use crate::primitives::{Tap, weights_step};
 pub(crate) use exec::{Buffers, Inputs, Recorded, Targets, Wanted, same_bits};
 use export::Output;
 use packing::Packing;
@@ -236,9 +236,13 @@ struct Conv {
 }
 
 impl Conv {
-    /// Planes of weights of the channel mix.
-    fn planes(&self) -> usize {
-        self.winograd.map_or(self.taps.len(), |w| w.tile.elements())
+    /// Floats of the weights of the channel mix, and of their gradient.
+    fn mix_floats(&self) -> usize {
+        let (blocks_in, blocks_out) = (self.lanes_in.len(), self.lanes_out.len());
+        match self.winograd {
+            Some(w) => w.tile.elements() * weights_step(blocks_in, blocks_out),
+            None => self.taps.len() * blocks_in * blocks_out * 256,
+        }
     }
 
     /// Images that are worked on together.

@@ -7,7 +7,7 @@
 
 use super::exec::{Pass, Shared};
 use super::{Conv, MixWeights, Run};
-use crate::primitives::{Filters, Gather, TileSize};
+use crate::primitives::{Filters, Gather, TileSize, weights_step};
 
 impl Conv {
     /// Start of the weights of an output channel for a tap, and the step between input channels;
@@ -205,7 +205,7 @@ impl Pass<'_> {
                         count: *lanes as usize,
                         turned: false,
                         out: self.packed(conv.packed + (block * rows_in + run.lane + q) * 16),
-                        out_step: rows_in * rows_out,
+                        out_step: weights_step(conv.lanes_in.len(), conv.lanes_out.len()),
                     });
                 }
             }
@@ -220,14 +220,14 @@ impl Pass<'_> {
                     count: piece.len,
                     turned: true,
                     out: self.packed(at),
-                    out_step: rows_in * rows_out,
+                    out_step: weights_step(conv.lanes_in.len(), conv.lanes_out.len()),
                 });
             }
         }
     }
 
     unsafe fn gather_transformed(&self, conv: &Conv, tile: TileSize, gradient: Shared<f32>) {
-        let (rows_in, rows_out) = (conv.lanes_in.len() * 16, conv.lanes_out.len() * 16);
+        let rows_in = conv.lanes_in.len() * 16;
         let at = conv.partial + conv.partial_mix;
         for out in 0..conv.outputs {
             let Some((row, step)) = conv.row(0, out) else { continue };
@@ -235,7 +235,7 @@ impl Pass<'_> {
                 (self.kernels.gather)(&Gather {
                     tile,
                     dw: self.partial(0, at + out * rows_in + piece.lane),
-                    dw_step: rows_in * rows_out,
+                    dw_step: weights_step(conv.lanes_in.len(), conv.lanes_out.len()),
                     chunks: self.chunks(conv.packing),
                     chunk_step: self.plan.sizes.partial,
                     out: gradient.at(row + piece.channel * step),

@@ -67,7 +67,7 @@ pub(crate) struct Winograd {
     pub blocks_out: usize,
     /// Channels in use of each input block.
     pub lanes: *const u32,
-    /// Transformed weights `[element][out block][in lane][16 out]`.
+    /// Transformed weights `[element][out block][in lane][16 out]`, elements [`weights_step`] apart.
     pub w: *const f32,
     /// Room for [`room`] floats.
     pub scratch: *mut f32,
@@ -86,6 +86,12 @@ const STEP: usize = (BAND + 1) * 16;
 /// Floats of scratch memory that a convolution needs.
 pub(crate) const fn room(tile: TileSize, blocks_in: usize, blocks_out: usize) -> usize {
     tile.elements() * (blocks_in + blocks_out) * STEP
+}
+
+/// Floats between elements of weights: a cache line more than they take, because powers of two apart
+/// they would all lie in one set of the cache.
+pub(crate) const fn weights_step(blocks_in: usize, blocks_out: usize) -> usize {
+    blocks_in * blocks_out * 256 + 16
 }
 
 /// Images whose tiles fill a band: a power of two.
@@ -341,9 +347,10 @@ unsafe fn bands<V: Simd, T: Tile, const P: usize, const Q: usize>(a: &Winograd) 
             }
             at += band.tiles;
         }
+        let w_step = weights_step(a.blocks_in, a.blocks_out);
         for e in 0..T::ELEMENTS {
             let v = v.add(e * STEP).cast_const();
-            let (w, m) = (a.w.add(e * a.blocks_out * a.blocks_in * 256), m.add(e * STEP));
+            let (w, m) = (a.w.add(e * w_step), m.add(e * STEP));
             let mut q = 0;
             // Few tiles: more output blocks keep as many sums in flight.
             while P == 8 && tiles <= 4 && q + 4 <= a.blocks_out {

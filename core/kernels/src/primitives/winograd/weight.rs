@@ -1,11 +1,11 @@
 //! The gradient of transformed weights.
 
 use super::tile::{Four, MOST, Tile, Two};
-use super::{BAND, Band, STEP, TileSize, input};
+use super::{BAND, Band, STEP, TileSize, input, weights_step};
 use crate::simd::{Simd, zero};
 
 /// `dw[element][co][ci] (+)= sum over tiles of (A g A') . (B' x B)`: the gradient of the transformed
-/// weights, a row of `16 * blocks_in` floats for each padded `co`.
+/// weights, a row of `16 * blocks_in` floats for each padded `co`, elements [`weights_step`] apart.
 ///
 /// Elements may have the opposite sign, which saves negations; [`super::Gather`] knows.
 pub(crate) struct WinogradWeight {
@@ -169,8 +169,9 @@ unsafe fn bands<V: Simd, T: Tile, const M: usize, const N: usize>(a: &WinogradWe
             }
             at += band.tiles;
         }
+        let dw_step = weights_step(a.blocks_in, a.blocks_out);
         for e in 0..T::ELEMENTS {
-            let dw = a.dw.add(e * a.blocks_out * a.blocks_in * 256);
+            let dw = a.dw.add(e * dw_step);
             let (g, v) = (g.add(e * STEP), v.add(e * STEP));
             element::<V, T, M, N>(a, tiles, a.add || first > 0, g, v, dw);
         }
