@@ -10,6 +10,8 @@
 //! transforms stay in the first cache level or the second.
 
 mod filters;
+#[cfg(test)]
+mod tests;
 mod tile;
 mod weight;
 
