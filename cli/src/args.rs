@@ -233,6 +233,13 @@ pub(crate) enum PluginsCommand {
         format: FormatArg,
     },
     /// Apply a transfer loss, a selection or a stopping rule to given arrays.
+    ///
+    /// A transfer loss takes the embeddings `main` and `aux`, and what else it needs of `labels`,
+    /// `main_logits`, `aux_logits`, and feature maps, N × C × H × W: `main_maps`, `aux_maps`, or from
+    /// the finest `main_maps_0`, `main_maps_1` and so on. One that reads logits alone, or maps alone,
+    /// also finds them as `main` and `aux`. Its own parameters are read by name (`projector.weight`), or
+    /// drawn with seed 0. The result holds `loss`, `grad_NAME` of every array of floats, and the
+    /// parameters used.
     Eval {
         /// NAME (a transfer loss, selection or stopping rule) or KIND/NAME.
         name: String,
@@ -360,7 +367,17 @@ pub(crate) enum DataCommand {
 #[derive(Debug, Args)]
 pub(crate) struct DrawArgs {
     /// A genotype (file, JSON, Python text or `|op~0|+…`), or a directory with a `genotype.json`.
-    pub(crate) genotype: String,
+    #[arg(required_unless_present = "graph")]
+    pub(crate) genotype: Option<String>,
+    /// Draw the stage graph of a method in this config instead.
+    #[arg(long, value_name = "CONFIG", conflicts_with = "genotype")]
+    pub(crate) graph: Option<PathBuf>,
+    /// The method (default: the first with stages).
+    #[arg(long, requires = "graph")]
+    pub(crate) method: Option<String>,
+    /// Change a key of the config.
+    #[arg(long, value_name = "KEY=VALUE", requires = "graph")]
+    pub(crate) set: Vec<String>,
     /// Write an SVG picture here.
     #[arg(long)]
     pub(crate) svg: Option<PathBuf>,

@@ -26,6 +26,7 @@ const STACK_BYTES: usize = 256 << 20;
 
 /// Parses the command line, runs the command, prints errors; the whole of a `main`.
 pub fn main() -> ExitCode {
+    tetlo_kernels::keep_freed_memory();
     let arguments = match args::Cli::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {

@@ -44,7 +44,8 @@
 //!
 //! impl TransferLoss for MeanGap {
 //!     fn loss(&self, batch: &TransferBatch<'_>) -> Result<Tensor> {
-//!         let gap = (batch.main.mean_all()? - batch.aux.mean_all()?)?;
+//!         let (main, aux) = batch.embeddings()?;
+//!         let gap = (main.mean_all()? - aux.mean_all()?)?;
 //!         Ok((gap.sqr()? * self.0)?)
 //!     }
 //! }
@@ -56,7 +57,7 @@
 //! let device = candle_core::Device::Cpu;
 //! let (main, aux) = (Tensor::new(&[[3f32], [1.0]], &device)?, Tensor::new(&[[0f32], [1.0]], &device)?);
 //! let draws = Key::new(0, Purpose::Transfer).stream();
-//! let value = loss.loss(&TransferBatch::new(&main, &aux, draws)?)?.to_scalar::<f32>()?;
+//! let value = loss.loss(&TransferBatch::of_embeddings(&main, &aux, draws)?)?.to_scalar::<f32>()?;
 //! assert_eq!(value, 2.0 * 1.5 * 1.5); // means 2 and 0.5
 //! # Ok(())
 //! # }

@@ -5,6 +5,7 @@ use crate::layout::Layout;
 use crate::rng::Key;
 use candle_core::Tensor;
 use std::fmt::Debug;
+use std::sync::Arc;
 
 /// The size of the images a network takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,6 +68,9 @@ pub struct Output {
     pub logits: Tensor,
     /// Features after global pooling, N × D.
     pub embedding: Tensor,
+    /// Feature maps at the end of each resolution, N × C × H × W, from the finest to the coarsest;
+    /// only from networks that were built with them.
+    pub maps: Vec<Tensor>,
     /// Logits of the auxiliary head, for networks that have one and with batch statistics.
     pub auxiliary_logits: Option<Tensor>,
     /// Batch mean and unbiased variance in the layout of [`Network::buffers`], detached (only with
@@ -77,7 +81,7 @@ pub struct Output {
 impl Output {
     /// Logits and embedding alone.
     pub fn new(logits: Tensor, embedding: Tensor) -> Self {
-        Self { logits, embedding, auxiliary_logits: None, statistics: None }
+        Self { logits, embedding, maps: vec![], auxiliary_logits: None, statistics: None }
     }
 
     /// The same values, cut from any graph.
@@ -87,9 +91,16 @@ impl Output {
         Self {
             logits: self.logits.detach(),
             embedding: self.embedding.detach(),
+            maps: self.maps.iter().map(Tensor::detach).collect(),
             auxiliary_logits: cut(&self.auxiliary_logits),
             statistics: cut(&self.statistics),
         }
+    }
+
+    /// The same with feature maps.
+    #[must_use]
+    pub fn with_maps(self, maps: Vec<Tensor>) -> Self {
+        Self { maps, ..self }
     }
 
     /// The same with batch statistics.
@@ -137,6 +148,17 @@ pub trait Network: Debug + Send + Sync {
     /// are not: double backward through them would be silently wrong.
     fn twice_differentiable(&self) -> bool {
         false
+    }
+
+    /// The same network, with the same layouts, on slow loops that run in `f32` and `f64` (the type of
+    /// the tensors passed in) and are twice differentiable; `None`: there is none. `smooth`: with
+    /// x·σ(x) for rectifiers and average pools for max pools, for comparisons with differences, which
+    /// converge on smooth networks only.
+    ///
+    /// With operations in tensor code it runs, but is not twice differentiable: double backward is an
+    /// error that names them.
+    fn reference(&self, _smooth: bool) -> Option<Arc<dyn Network>> {
+        None
     }
 
     /// Logits and embedding of a batch of images (N × C × H × W). `architecture` is the flat α;

@@ -20,6 +20,21 @@ register_preset!(
     include_str!("../presets/tetlo-matched.toml")
 );
 register_preset!(
+    "lbt",
+    "Learning by Teaching: a student learns from the searched model's pseudo-labels",
+    include_str!("../presets/lbt.toml")
+);
+register_preset!(
+    "lfm",
+    "Learning from Mistakes: a second supernet learns from what the first gets wrong",
+    include_str!("../presets/lfm.toml")
+);
+register_preset!(
+    "sanas",
+    "two sets of weights of one architecture, the second taught by the first",
+    include_str!("../presets/sanas.toml")
+);
+register_preset!(
     "random",
     "random search with the same budget",
     include_str!("../presets/random.toml")

@@ -9,10 +9,10 @@ use tetlo_core::data::{Data, Images, Pixels};
 use tetlo_core::genotype::{Genotype, GenotypeCell, GenotypeEdge};
 use tetlo_core::kinds::{
     Auxiliary, BlackBoxSearch, CheckProblem, Dataset, Evaluated, Evaluator, Hypergradient,
-    MultilevelOptimizer, Needs, Operation, Progress, Regularizer, Relaxation, SearchSpace,
+    MultilevelOptimizer, Needs, Operation, Progress, Regularizer, Relaxation, SearchSpace, Seen,
     Selection, Stop, StopRule, SupernetTransform, Trace, TransferBatch, TransferLoss,
 };
-use tetlo_core::layout::Init;
+use tetlo_core::layout::{Init, Layout};
 use tetlo_core::network::ImageShape;
 use tetlo_core::registry::catalog::KINDS;
 use tetlo_core::registry::{self, Entry, Kind};
@@ -72,6 +72,14 @@ fn transfer_losses_with_other_options() {
         ("qrs", json!({"sampler": "disjoint", "similarity": "dot", "center": true})),
         ("qrs", json!({"sampler": "stratified", "similarity": "euclidean"})),
         ("kd", json!({"temperature": 1.0})),
+        ("pseudo-label", json!({"target": "hard"})),
+        ("triplet-relation", json!({"sampler": "all", "similarity": "euclidean"})),
+        ("similarity-preserving", json!({"features": "map"})),
+        ("hint", json!({"features": "map"})),
+        ("hint", json!({"features": "map", "map": 0, "reduction": "mean"})),
+        ("attention", json!({"maps": "last", "power": 1.5})),
+        ("contrastive", json!({"symmetric": false, "width": 3})),
+        ("mistake-weights", json!({"normalisation": "softmax"})),
     ] {
         let result = check_with(find(name).expect("registered"), &options);
         assert_eq!(result, Ok(()), "{name} {options}");
@@ -115,15 +123,16 @@ impl<const BUG: usize> TransferLoss for Wrong<BUG> {
 
     fn loss(&self, batch: &TransferBatch<'_>) -> Result<Tensor> {
         static CALLS: AtomicU32 = AtomicU32::new(0);
+        let (teacher, student) = batch.embeddings()?;
         if BUG == 2 {
-            batch.main.get(3).expect("four images");
+            teacher.get(3).expect("four images");
         } else if BUG != 6 {
             batch.check(self.needs())?;
         }
         let norms = |z: &Tensor| z.sqr()?.mean(1);
-        let aux = if BUG == 7 { batch.main.ones_like()? } else { batch.aux.clone() };
+        let aux = if BUG == 7 { teacher.ones_like()? } else { student.clone() };
         let aux = norms(&aux)?;
-        let loss = (norms(batch.main)? - &aux)?.sqr()?.mean_all()?;
+        let loss = (norms(teacher)? - &aux)?.sqr()?.mean_all()?;
         Ok(match BUG {
             1 => (&loss * loss.detach())?,
             3 if loss.to_dtype(DType::F64)?.to_scalar::<f64>()?.is_nan() => loss.zeros_like()?,
@@ -164,6 +173,89 @@ fn planted_transfer_losses_are_found() {
         &["nothing of the loss depends on aux"],
     );
     found::<dyn TransferLoss>(|_| Ok(Box::new(Wrong::<8>)), &["is F64 of inputs in F32"]);
+}
+
+/// A loss on maps and labels with parameters of its own, wrong on purpose.
+#[derive(Debug)]
+struct WrongMaps<const BUG: usize>;
+
+impl<const BUG: usize> TransferLoss for WrongMaps<BUG> {
+    fn needs(&self) -> Needs {
+        Needs::batch(2).with_maps().with_logits().with_labels().with_parameters()
+    }
+
+    fn parameters(&self, main: &Seen, _: &Seen) -> Result<Layout> {
+        let mut layout = Layout::new();
+        if BUG != 1 {
+            layout.push("scale", &[main.maps.len()], Init::Uniform { bound: 1.0 });
+            layout.push("shift", &[1], Init::Uniform { bound: 1.0 });
+        }
+        Ok(layout)
+    }
+
+    fn reaches_main(&self) -> bool {
+        BUG != 7
+    }
+
+    fn loss(&self, batch: &TransferBatch<'_>) -> Result<Tensor> {
+        if BUG == 2 {
+            batch.parameters.as_ref().expect("parameters");
+        }
+        batch.check(self.needs())?;
+        let (main, aux) = batch.maps()?;
+        let flat = batch.parameters()?;
+        let layout = self.parameters(&batch.main, &batch.aux)?;
+        let scale = layout.view(flat, "scale")?;
+        let shift = layout.view(flat, "shift")?;
+        let shift = if BUG == 3 { shift.zeros_like()? } else { shift };
+        let (scores, other) = batch.logits()?;
+        if scores.dim(1)? != other.dim(1)? {
+            return Err(Error::Invalid("other classes".into()));
+        }
+        let labels = batch.labels()?;
+        if BUG != 8 && labels.iter().any(|l| *l as usize >= scores.dims()[1]) {
+            return Err(Error::Invalid("no such class".into()));
+        }
+        let mut loss = (scores.sqr()?.mean_all()? * other.sqr()?.mean_all()?)?;
+        for (i, (main, aux)) in main.iter().zip(aux).enumerate() {
+            let power = |map: &Tensor| map.sqr()?.flatten_from(1)?.mean(1);
+            let scale = scale.narrow(0, i, 1)?;
+            let scale = if BUG == 4 { (&scale * scale.detach())? } else { scale };
+            let aux = if BUG == 5 && i == 1 { (aux * aux.detach())? } else { aux.clone() };
+            let main = if BUG == 6 && i == 0 {
+                let hidden = main.ne(main)?;
+                hidden.where_cond(&main.zeros_like()?, main)?
+            } else {
+                main.clone()
+            };
+            let apart = (power(&main)?.broadcast_mul(&scale)? - power(&aux)?)?;
+            loss = (loss + apart.broadcast_add(&shift)?.sqr()?.mean_all()?)?;
+        }
+        Ok(loss)
+    }
+}
+
+#[test]
+fn planted_losses_on_maps_with_parameters_are_found() {
+    type Loss = dyn TransferLoss;
+    assert_eq!(check_with::<Loss>(&wrong(|_| Ok(Box::new(WrongMaps::<0>))), &json!({})), Ok(()));
+    found::<Loss>(|_| Ok(Box::new(WrongMaps::<1>)), &["says that it has parameters, but has none"]);
+    found::<Loss>(
+        |_| Ok(Box::new(WrongMaps::<2>)),
+        &["a batch without the loss's parameters must be an error, not a panic"],
+    );
+    found::<Loss>(
+        |_| Ok(Box::new(WrongMaps::<3>)),
+        &["nothing of the loss depends on its parameter `shift`"],
+    );
+    found::<Loss>(
+        |_| Ok(Box::new(WrongMaps::<4>)),
+        &["the gradient of its parameters is not that of"],
+    );
+    found::<Loss>(|_| Ok(Box::new(WrongMaps::<5>)), &["the gradient of aux map 1 is not that of"]);
+    found::<Loss>(|_| Ok(Box::new(WrongMaps::<6>)), &["with NaN in main map 0", "which hides it"]);
+    found::<Loss>(|_| Ok(Box::new(WrongMaps::<7>)), &["reaches main, but `reaches_main` is false"]);
+    found::<Loss>(|_| Ok(Box::new(WrongMaps::<8>)), &["the label 5 of 5 classes must be refused"]);
 }
 
 impl<const BUG: usize> Operation for Wrong<BUG> {

@@ -13,7 +13,7 @@ use tetlo_core::multilevel::reverse::{
     Adjoints, Contribution, HyperGradient, hypergradient, objective_value,
 };
 use tetlo_core::multilevel::{Combine, Control, ErrorBound, MixedProduct, StageOracle};
-use tetlo_core::optim::{add_scaled, norm};
+use tetlo_core::optim::{Inner, add_scaled, norm};
 use tetlo_core::registry::build;
 use tetlo_core::rng::{Key, Purpose};
 use tetlo_core::{Error, Result};
@@ -159,15 +159,15 @@ fn bounds_hold_with_every_switch() {
         let report = run("smooth", options, None, seed as u64).unwrap();
         assert_eq!(report.failures(), Vec::<String>::new(), "{options}");
         assert!(report.skipped.is_empty());
-        // Three estimators; total and 2, 4, 4 terms at 2, 3, 4 levels.
-        assert_eq!(report.rows.len(), 3 * (3 + 5 + 5));
+        // Four estimators; total and 2, 4, 4 terms at 2, 3, 4 levels.
+        assert_eq!(report.rows.len(), 4 * (3 + 5 + 5));
         for r in &report.rows {
             assert_eq!(r.ran, r.estimator);
             let claims = r.estimator != "first-order";
             assert_eq!(r.pass, claims.then_some(true), "{options}: {r:?}");
         }
         let outputs = &report.outputs;
-        for estimator in ["central-difference", "exact"] {
+        for estimator in ["central-difference", "exact", "richardson"] {
             // Signed terms: they sum to the total, which leaves the direct one out if told to.
             let mut sum = vec![0.0; 24];
             for term in TERMS {
@@ -334,7 +334,7 @@ fn planted_bugs_are_caught() {
     // In the total of a search all looks well: the implicit terms are small.
     let of = |estimator: &dyn Hypergradient| {
         let case = case(3, &json!({}));
-        hypergradient(&case.problem(), &case.point, estimator, Adjoints::Joint).unwrap()
+        hypergradient(&case.problem(), &case.point, &[estimator; 2], Adjoints::Joint).unwrap()
     };
     let right = build::<dyn Hypergradient>("central-difference", &Value::Null).unwrap();
     let (wrong, right) = (of(&Planted::EpsilonSquared), of(right.as_ref()));
@@ -412,7 +412,9 @@ fn passes_of_a_step_share_their_draws() {
             let mut case = case(4, &json!({"eta-w": 0.5, "eta-v": 0.5, "eta-v3": 0.5}));
             case.graph.control = control;
             let qrs = json!({"sampler": sampler, "quadruples": 12});
-            case.transfer = Some(build::<dyn TransferLoss>("qrs", &qrs).unwrap());
+            for stage in [1, 2] {
+                case.transfers.replace(stage, 1, build::<dyn TransferLoss>("qrs", &qrs).unwrap());
+            }
             let report =
                 compare("smooth", 4, &case, &[("central-difference", estimator.as_ref())]).unwrap();
             assert_eq!(report.failures(), Vec::<String>::new(), "{control:?}, {sampler}");
@@ -439,8 +441,11 @@ fn drawn_arrays_can_be_given_back() {
     let options = json!({"momentum": 0.5});
     let drawn = run("smooth", &options, None, 7).unwrap();
     let given = run("smooth", &options, Some(drawn.arrays.clone()), 8).unwrap();
-    assert_eq!(drawn.rows, given.rows);
-    assert_ne!(drawn.rows, run("smooth", &options, None, 8).unwrap().rows);
+    let rows = |report: &CheckReport| -> Vec<Row> {
+        report.rows.iter().map(|r| Row { seconds: 0.0, ..r.clone() }).collect()
+    };
+    assert_eq!(rows(&drawn), rows(&given));
+    assert_ne!(rows(&drawn), rows(&run("smooth", &options, None, 8).unwrap()));
     let bytes = |a: &Arrays, name: &str| -> Vec<u64> {
         values(a, name).into_iter().map(f64::to_bits).collect()
     };
@@ -471,7 +476,8 @@ fn levels_follow_the_arrays() {
 
 fn by_central_difference(case: &CheckCase) -> HyperGradient {
     let estimator = build::<dyn Hypergradient>("central-difference", &Value::Null).unwrap();
-    hypergradient(&case.problem(), &case.point, estimator.as_ref(), Adjoints::Apart).unwrap()
+    let all = vec![estimator.as_ref(); case.graph.stages.len()];
+    hypergradient(&case.problem(), &case.point, &all, Adjoints::Apart).unwrap()
 }
 
 /// Sum of the contributions that `keep` selects.
@@ -498,7 +504,7 @@ fn no_lr_factors_leaves_out_the_rates() {
         close(term, &sum(&without, 0, |c| c.name() == term), &expected, 1e-8);
     }
     // With a rate of 0 G_m is first order, G_a is not.
-    case.inner[0].learning_rate = 0.0;
+    case.inner[0] = Inner::plain(0.0);
     let still = by_central_difference(&case);
     assert!(length(&sum(&still, 0, |c| c.name() == "aux_through_W")) > 0.0);
 }

@@ -11,5 +11,7 @@ mod network;
 mod partial;
 mod plugins;
 mod precision;
+mod second_derivatives;
 mod tensor_code;
 mod tetlo;
+mod transfer;

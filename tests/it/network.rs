@@ -35,8 +35,17 @@ fn index(name: &str) -> Vec<Value> {
 
 /// Element i of the array called `name`, as tests/fixtures/scripts/fixture_io.py fills it.
 pub(crate) fn filled(name: &str, shape: &[usize], seed: u64) -> Tensor {
+    filled_between(name, shape, limits(name, shape), seed)
+}
+
+/// The same with bounds of its own.
+pub(crate) fn filled_between(
+    name: &str,
+    shape: &[usize],
+    (low, high): (f64, f64),
+    seed: u64,
+) -> Tensor {
     const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
-    let (low, high) = limits(name, shape);
     let hash = name.bytes().fold(0xCBF2_9CE4_8422_2325u64, |h, b| {
         (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01B3)
     });
@@ -83,7 +92,7 @@ pub(crate) fn close(case: &str, ours: &Named, theirs: &Named, name: &str, bound:
 }
 
 /// Three numbers that pin an array down: sum, norm, Σ aᵢ·cos(0.7·i + 0.3).
-fn probe(a: &[f64]) -> [f64; 3] {
+pub(crate) fn probe(a: &[f64]) -> [f64; 3] {
     let cosines = a.iter().enumerate().map(|(i, v)| v * (0.7 * i as f64 + 0.3).cos());
     [a.iter().sum(), a.iter().map(|v| v * v).sum::<f64>().sqrt(), cosines.sum()]
 }

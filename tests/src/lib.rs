@@ -23,7 +23,8 @@ impl FromOptions for MeanNorm {
 impl TransferLoss for MeanNorm {
     fn loss(&self, batch: &TransferBatch<'_>) -> Result<Tensor> {
         let norm = |z: &Tensor| z.sqr()?.mean(D::Minus1);
-        Ok((norm(batch.main)? - norm(batch.aux)?)?.sqr()?.mean_all()?)
+        let (main, aux) = batch.embeddings()?;
+        Ok((norm(main)? - norm(aux)?)?.sqr()?.mean_all()?)
     }
 }
 

@@ -148,7 +148,7 @@ impl Step {
             images: Tensor::randn(0f32, 1.0, (IMAGES, 3, 8, 8), &Device::Cpu).expect("images"),
             labels: (0..IMAGES).map(|i| ((3 * i + seed) % 10) as u32).collect(),
         };
-        let transfer = method.graph.uses_transfer().then(|| batch(2));
+        let transfer = method.graph.uses_transfer_batch().then(|| batch(2));
         let batches = Batches { train: batch(0), valid: batch(1), transfer };
         let mut state = method.initial_state().expect("a state");
         let mut step = |i: usize| {

@@ -48,19 +48,23 @@ fn remarks(config: &CompareConfig) -> Result<Vec<String>> {
         if method.auxiliary.is_some() && !graph.uses_auxiliary() {
             remarks.push(format!("{}: `auxiliary` is inert: no stage trains one", method.name));
         }
-        if let Some(reference) = &method.transfer_loss
-            && graph.uses_transfer()
-        {
-            let loss: Box<dyn TransferLoss> = reference.build()?;
+        let mut default_is_used = false;
+        for (stage, _, from, own) in graph.transfers() {
+            let (loss, what): (Box<dyn TransferLoss>, _) = match (own, &method.transfer_loss) {
+                (Some(own), _) => (own.build()?, own.plugin.as_str()),
+                (None, Some(reference)) => (reference.build()?, "transfer-loss"),
+                (None, None) => continue, // an error of the method, found when it is built
+            };
+            default_is_used |= own.is_none();
             if !loss.reaches_main() {
                 remarks.push(format!(
-                    "{}: `transfer-loss` gives the main model no gradient: nothing of the transfer \
-                     reaches the architecture",
-                    method.name
+                    "{}: `{what}` of stage `{}` gives its teacher `{}` no gradient: nothing of this \
+                     transfer reaches the architecture",
+                    method.name, graph.stages[stage].name, graph.stages[from].name
                 ));
             }
         }
-        if method.transfer_loss.is_some() && !graph.uses_transfer() {
+        if method.transfer_loss.is_some() && !default_is_used {
             remarks.push(format!("{}: `transfer-loss` is inert: no stage uses it", method.name));
         }
     }

@@ -13,7 +13,7 @@ use tetlo_core::config::OptimizerKind;
 use tetlo_core::kinds::{Evaluator, Progress, Relaxation};
 use tetlo_core::layout::Layout;
 use tetlo_core::multilevel::reverse::Source;
-use tetlo_core::multilevel::{Batch, Batches, cross_entropy};
+use tetlo_core::multilevel::{Batch, Batches, ModelRole, cross_entropy};
 use tetlo_core::network::{ImageShape, Network, Pass, update_running_statistics};
 use tetlo_core::rng::{Key, Purpose};
 use tetlo_core::space::initial_values;
@@ -252,43 +252,62 @@ fn safetensors_bytes(named: &Named) -> Result<Vec<u8>> {
     Ok(safetensors::serialize(list, None)?)
 }
 
-/// The state of a search from a weights file: stage 0 by plain names, an auxiliary model by
-/// `aux.NAME` (drawn from the seed where the file has none), momentum by `momentum/NAME`.
+/// How the names of a stage's weights begin: plain names for the main model, `aux.` for the only other
+/// one, the stage's name where there are more.
+fn prefix(method: &Method, stage: usize) -> String {
+    match (stage, method.networks.len()) {
+        (0, _) => String::new(),
+        (_, 2) => AUXILIARY.to_owned(),
+        _ => format!("{}.", method.graph.stages[stage].name),
+    }
+}
+
+/// The state of a search from a weights file: stage 0 by plain names, other stages with their
+/// [`prefix`] (drawn from the seed where the file has none), momentum by `momentum/NAME`.
 fn state_of(method: &Method, named: &Named, path: &Path) -> Result<SearchState> {
     let mut state = method.initial_state()?;
-    let momentum = format!("momentum/{AUXILIARY}");
+    let prefixes: Vec<[String; 2]> = (0..method.networks.len())
+        .map(|stage| [prefix(method, stage), format!("momentum/{}", prefix(method, stage))])
+        .collect();
     let mut known = vec![];
-    for (stage, network) in method.networks.iter().enumerate() {
-        let prefixes = if stage == 0 { ["", "momentum/"] } else { [AUXILIARY, &momentum] };
+    for ([own, momentum], network) in prefixes.iter().zip(&method.networks) {
         known.extend([
-            (prefixes[0], network.weights()),
-            (prefixes[0], network.buffers()),
-            (prefixes[0], network.architecture()),
-            (prefixes[1], network.weights()),
+            (own.as_str(), network.weights()),
+            (own.as_str(), network.buffers()),
+            (own.as_str(), network.architecture()),
+            (momentum.as_str(), network.weights()),
         ]);
     }
     note_unread(named, &known, path);
     for (stage, network) in method.networks.iter().enumerate() {
-        let prefix = if stage == 0 { "" } else { AUXILIARY };
-        if stage > 0 && !named.keys().any(|n| n.starts_with(AUXILIARY)) {
+        let [prefix, momentum] = &prefixes[stage];
+        if stage > 0 && !named.keys().any(|n| n.starts_with(prefix)) {
             console::note(&format!(
-                "{} has no `{AUXILIARY}…`: the auxiliary model is drawn from the seed",
-                path.display()
+                "{} has no `{prefix}…`: the model of stage `{}` is drawn from the seed",
+                path.display(),
+                method.graph.stages[stage].name
             ));
             continue;
         }
-        if let Some(weights) = gather(network.weights(), named, prefix, path)? {
+        if let Some(mut weights) = gather(network.weights(), named, prefix, path)? {
+            let drawn = &state.point.weights[stage];
+            let own = weights.elem_count();
+            if drawn.elem_count() > own {
+                // The parameters of the stage's transfer losses stand behind the network's.
+                let rest = drawn.narrow(0, own, drawn.elem_count() - own)?;
+                weights = Tensor::cat(&[&weights, &rest], 0)?;
+            }
             state.point.weights[stage] = weights;
         }
         state.buffers[stage] = gather(network.buffers(), named, prefix, path)?;
         if let Some(group) = method.groups[stage]
+            && method.graph.stages[stage].model != ModelRole::Twin
             && let Some(values) = gather(network.architecture(), named, prefix, path)?
         {
             state.point.architecture[group] = values;
         }
-        let prefix = format!("momentum/{prefix}");
-        if named.keys().any(|n| n.starts_with(&prefix)) {
-            state.sgd[stage].momentum = gather(network.weights(), named, &prefix, path)?;
+        if named.keys().any(|n| n.starts_with(momentum)) {
+            state.inner[stage].first = gather(network.weights(), named, momentum, path)?;
         }
     }
     Ok(state)
@@ -314,7 +333,7 @@ fn step(arguments: &NetworkArgs) -> Result<Exit> {
     check_labels(&valid, classes)?;
     let image = image_shape(&train)?;
     let method = Method::new(&trial.method, space(&trial)?, image, classes, trial.seed)?;
-    let transfer = if method.graph.uses_transfer() {
+    let transfer = if method.graph.uses_transfer_batch() {
         // Without images of its own the transfer sees the training batch.
         let own = arrays.contains_key("transfer_x");
         Some(if own { batch(&arrays, input, "transfer_x", "transfer_y")? } else { train.clone() })
@@ -328,8 +347,11 @@ fn step(arguments: &NetworkArgs) -> Result<Exit> {
 
     let mut out = Vec::new();
     for (stage, network) in method.networks.iter().enumerate() {
-        let prefix = if stage == 0 { "" } else { AUXILIARY };
-        if let (Some(group), Some(gradient)) = (method.groups[stage], &outcome.gradient) {
+        let prefix = prefix(&method, stage);
+        // A twin's architecture is the main model's.
+        let twin = method.graph.stages[stage].model == ModelRole::Twin;
+        let group = method.groups[stage].filter(|_| !twin);
+        if let (Some(group), Some(gradient)) = (group, &outcome.gradient) {
             let layout = network.architecture();
             let or_zero = |g: Option<Tensor>| -> Result<Tensor> {
                 Ok(match g {
@@ -351,11 +373,12 @@ fn step(arguments: &NetworkArgs) -> Result<Exit> {
             }
         }
         let after = format!("after/{prefix}");
-        scatter(&mut out, &after, network.weights(), &state.point.weights[stage])?;
+        let own = |flat: &Tensor| flat.narrow(0, 0, network.weights().len());
+        scatter(&mut out, &after, network.weights(), &own(&state.point.weights[stage])?)?;
         if let Some(buffers) = &state.buffers[stage] {
             scatter(&mut out, &after, network.buffers(), buffers)?;
         }
-        if let Some(group) = method.groups[stage] {
+        if let Some(group) = group {
             let values = &state.point.architecture[group];
             scatter(&mut out, &after, network.architecture(), values)?;
             if let Some((m, v)) = state.arch.groups.get(group).and_then(|g| g.moments.as_ref()) {
@@ -364,9 +387,9 @@ fn step(arguments: &NetworkArgs) -> Result<Exit> {
                 scatter(&mut out, &format!("after/adam/exp_avg_sq/{prefix}"), layout, v)?;
             }
         }
-        if let Some(momentum) = &state.sgd[stage].momentum {
+        if let Some(momentum) = &state.inner[stage].first {
             let name = format!("after/momentum/{prefix}");
-            scatter(&mut out, &name, network.weights(), momentum)?;
+            scatter(&mut out, &name, network.weights(), &own(momentum)?)?;
         }
     }
     counters(&mut out, "after/", &named)?;

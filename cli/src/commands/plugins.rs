@@ -1,21 +1,20 @@
 //! `plugins list|show|eval`.
 
+mod eval;
+mod transfer;
+
 use crate::args::{Format, PluginsCommand};
-use crate::commands::setup;
 use crate::console;
 use crate::exit::{Exit, Usage};
-use anyhow::{Context, Result, bail};
-use candle_core::{DType, Tensor, Var};
+use anyhow::{Result, bail};
+use candle_core::{DType, Tensor};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::path::Path;
 use tetlo_core::config::{PRESET_KIND, presets};
-use tetlo_core::kinds::{SearchSpace, Selection, StopRule, Trace, TransferBatch, TransferLoss};
+use tetlo_core::registry::LINKED;
 use tetlo_core::registry::catalog::{self, KindInfo};
-use tetlo_core::registry::{self, LINKED};
-use tetlo_core::rng::{Key, Purpose};
-use tetlo_core::space::ArchValues;
-use tetlo_engine::{npz, store};
+use tetlo_engine::npz;
 
 /// A plugin in a listing.
 #[derive(Debug, Clone, Serialize)]
@@ -69,7 +68,7 @@ pub(crate) fn run(command: PluginsCommand) -> Result<Exit> {
         PluginsCommand::List { kind, format } => list(kind.as_deref(), format.format),
         PluginsCommand::Show { name, format } => show(&name, format.format),
         PluginsCommand::Eval { name, input, output, options, space } => {
-            eval(&name, &input, &output, &options, &space)
+            eval::eval(&name, &input, &output, &options, &space)
         }
     }
 }
@@ -139,6 +138,10 @@ fn show(name: &str, format: Format) -> Result<Exit> {
     for l in &found {
         console::out(&format!("{} `{}` — {}", l.kind, l.name, l.summary));
         console::out(&format!("tier {}, from {} {}", l.tier, l.origin, l.version));
+        // One line is no more than the title of the options.
+        if let Some(about) = l.schema["description"].as_str().filter(|a| a.contains('\n')) {
+            console::out(&format!("\n{}", plain(about)));
+        }
         match (&l.defaults, l.schema["properties"].as_object()) {
             (Value::String(toml), _) => console::out(&format!("\n{}", toml.trim_end())),
             (defaults, Some(keys)) if !keys.is_empty() => {
@@ -164,6 +167,24 @@ fn show(name: &str, format: Format) -> Result<Exit> {
     Ok(Exit::Ok)
 }
 
+/// A doc comment as plain text: blocks of code indented, without their marks.
+fn plain(about: &str) -> String {
+    let (mut lines, mut code) = (Vec::new(), false);
+    for line in about.lines() {
+        if line.starts_with("```") {
+            code = !code;
+            if lines.last().is_some_and(|l: &String| !l.is_empty()) {
+                lines.push(String::new());
+            }
+        } else if code {
+            lines.push(format!("    {line}"));
+        } else {
+            lines.push(line.to_owned());
+        }
+    }
+    lines.join("\n").trim_end().to_owned()
+}
+
 /// The values an option can have, where they are a list: through references and optional values.
 fn choices(root: &Value, schema: &Value) -> Vec<String> {
     if let Some(inner) = schema["$ref"].as_str().and_then(|r| r.strip_prefix('#')) {
@@ -177,28 +198,6 @@ fn choices(root: &Value, schema: &Value) -> Vec<String> {
         list.extend(parts.flat_map(|s| choices(root, s)));
     }
     list
-}
-
-fn eval(name: &str, input: &Path, output: &Path, options: &str, space: &str) -> Result<Exit> {
-    let (kind, bare) = match name.split_once('/') {
-        Some((kind, bare)) => (Some(kind), bare),
-        None => (None, name),
-    };
-    let is = |k: &str, known: bool| kind == Some(k) || (kind.is_none() && known);
-    if is("transfer-loss", registry::find::<dyn TransferLoss>(bare).is_ok()) {
-        return eval_transfer(bare, input, output, options);
-    }
-    if is("selection", registry::find::<dyn Selection>(bare).is_ok()) {
-        return eval_selection(bare, input, output, options, space);
-    }
-    if is("stop-rule", registry::find::<dyn StopRule>(bare).is_ok()) {
-        return eval_stop(bare, input, output, options);
-    }
-    let found = find(name)?;
-    bail!(Usage(format!(
-        "a {} cannot be evaluated on arrays; transfer losses, selections and stop rules can",
-        found[0].kind
-    )))
 }
 
 /// The array of this name.
@@ -220,107 +219,4 @@ pub(crate) fn labels(tensor: &Tensor, name: &str) -> Result<Vec<u32>> {
     list.iter()
         .map(|l| u32::try_from(*l).map_err(|_| Usage(format!("`{name}` has the label {l}")).into()))
         .collect()
-}
-
-fn eval_transfer(name: &str, input: &Path, output: &Path, options: &str) -> Result<Exit> {
-    let options = setup::options::<dyn TransferLoss>(name, options)?;
-    let loss = registry::build::<dyn TransferLoss>(name, &options)?;
-    let arrays = npz::read(input)?;
-    let var = |name: &str| -> Result<Var> {
-        Ok(Var::from_tensor(&array(&arrays, input, name)?.to_dtype(DType::F64)?)?)
-    };
-    let (main, aux) = (var("main")?, var("aux")?);
-    let labels = arrays.get("labels").map(|l| labels(l, "labels")).transpose()?;
-    let needs = loss.needs();
-    let draws = Key::new(0, Purpose::Transfer).stream();
-    let batch = TransferBatch::new(main.as_tensor(), aux.as_tensor(), draws)?
-        .with_labels(labels.as_deref());
-    batch.check(needs).map_err(|e| e.in_plugin(name))?;
-    let value = loss.loss(&batch).map_err(|e| e.in_plugin(name))?;
-    if value.elem_count() != 1 {
-        bail!("`{name}` gave {:?} values, a loss is one number", value.dims());
-    }
-    let value = value.reshape(())?;
-    let gradients = if value.track_op() { Some(value.backward()?) } else { None };
-    // A loss that does not reach an input has gradient zero there.
-    let gradient = |var: &Var| -> Result<Tensor> {
-        let found = gradients.as_ref().and_then(|g| g.get(var)).map(Tensor::detach);
-        Ok(found.map_or_else(|| var.zeros_like(), Ok)?)
-    };
-    let result = [
-        ("loss".to_owned(), value.detach()),
-        ("grad_main".to_owned(), gradient(&main)?),
-        ("grad_aux".to_owned(), gradient(&aux)?),
-    ];
-    setup::write(output, &npz::to_bytes(&result)?)?;
-    Ok(Exit::Ok)
-}
-
-fn eval_selection(
-    name: &str,
-    input: &Path,
-    output: &Path,
-    options: &str,
-    space: &str,
-) -> Result<Exit> {
-    let options = setup::options::<dyn Selection>(name, options)?;
-    let selection = registry::build::<dyn Selection>(name, &options)?;
-    let spec = registry::build::<dyn SearchSpace>(space, &Value::Null)?.spec().validated()?;
-    let arrays = npz::read(input)?;
-    let mut rows = None;
-    for (name, tensor) in &arrays {
-        let n = tensor.dims().first().copied().unwrap_or(0);
-        if tensor.rank() < 2 || rows.is_some_and(|r| r != n) {
-            bail!(Usage(format!(
-                "{}: `{name}` must have one row a genotype, as the other arrays",
-                input.display()
-            )));
-        }
-        rows = Some(n);
-    }
-    let mut lines = String::new();
-    for i in 0..rows.unwrap_or(0) {
-        let mut values = ArchValues::default();
-        for (name, tensor) in &arrays {
-            let row = tensor.get(i)?.to_dtype(DType::F64)?;
-            let row = if row.rank() == 1 { row.unsqueeze(1)? } else { row };
-            values = values.with(name, row.to_vec2()?);
-        }
-        let genotype = selection.select(&spec, &values).map_err(|e| e.in_plugin(name))?;
-        lines.push_str(&genotype.to_json().to_string());
-        lines.push('\n');
-    }
-    setup::write(output, lines.as_bytes())?;
-    Ok(Exit::Ok)
-}
-
-fn eval_stop(name: &str, input: &Path, output: &Path, options: &str) -> Result<Exit> {
-    let options = setup::options::<dyn StopRule>(name, options)?;
-    let rule = registry::build::<dyn StopRule>(name, &options)?;
-    let mut lines = String::new();
-    for (n, line) in store::read_text(input)?.lines().enumerate() {
-        let place = || format!("{}:{}", input.display(), n + 1);
-        let value: Value = serde_json::from_str(line).with_context(place)?;
-        let trace = tetlo_engine::trace::from_json(&value).with_context(place)?;
-        let mut found = None;
-        for epochs in 1..=trace.genotypes.len() {
-            let so_far = Trace {
-                genotypes: trace.genotypes[..epochs].to_vec(),
-                lambda_max: trace.lambda_max.iter().copied().filter(|l| l.0 < epochs).collect(),
-                epochs: trace.epochs,
-            };
-            found = rule.stop(&so_far).map_err(|e| e.in_plugin(name))?;
-            if found.is_some() {
-                break;
-            }
-        }
-        let answer = match found {
-            Some(stop) => serde_json::to_value(stop)?,
-            None => json!({"stop_epoch": null, "return_epoch": null}),
-        };
-        lines.push_str(&answer.to_string());
-        lines.push('\n');
-    }
-    setup::write(output, lines.as_bytes())?;
-    Ok(Exit::Ok)
 }

@@ -43,7 +43,7 @@ pub fn dot(genotype: &Genotype) -> String {
 }
 
 /// A quoted DOT string.
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     let mut out = String::from('"');
     for c in text.chars() {
         match c {

@@ -1,10 +1,13 @@
-//! Genotypes as pictures: SVG with a layout of our own, and Graphviz DOT.
+//! Genotypes and stage graphs as pictures: SVG with a layout of our own, and Graphviz DOT.
 
 mod dot;
 mod family;
 mod layout;
 mod order;
+pub mod stages;
 mod svg;
+
+use dot::quoted;
 
 pub use dot::dot;
 pub use family::Family;

@@ -9,8 +9,8 @@ use crate::report::text::escape;
 use std::fmt::Write as _;
 use tetlo_core::genotype::{Genotype, GenotypeCell};
 
-const SANS: &str = "Helvetica, Arial, 'Liberation Sans', sans-serif";
-const MONO: &str = "'DejaVu Sans Mono', Menlo, Consolas, 'Liberation Mono', monospace";
+pub(super) const SANS: &str = "Helvetica, Arial, 'Liberation Sans', sans-serif";
+pub(super) const MONO: &str = "'DejaVu Sans Mono', Menlo, Consolas, 'Liberation Mono', monospace";
 /// Height of the line with a cell's name.
 const TITLE: f64 = 26.0;
 /// Distance between cells.

@@ -13,7 +13,6 @@ use tetlo_core::Result;
 use tetlo_core::config::OptimizerKind;
 use tetlo_core::data::{Data, Images, Pixels};
 use tetlo_core::kinds::{BlackBoxSearch, Evaluator, RetrainProtocol};
-use tetlo_core::multilevel::LossTerm;
 use tetlo_core::network::Network;
 use tetlo_core::rng::{Key, Purpose};
 use tetlo_core::space::SpaceSpec;
@@ -101,9 +100,7 @@ fn derived(
 
 /// Passes of a network whose activations must be kept at the same time in a step.
 fn slots(method: &Method, stage: usize) -> usize {
-    let own = method.graph.stages[stage].loss.iter().filter(|term| match term {
-        LossTerm::Supervised { weight } | LossTerm::Transfer { weight, .. } => *weight > 0.0,
-    });
+    let own = method.graph.stages[stage].loss.iter().filter(|term| term.weight() > 0.0);
     own.count().clamp(1, tetlo_kernels::Network::MOST_PASSES)
 }
 

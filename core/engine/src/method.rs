@@ -1,8 +1,13 @@
-//! A method, built: one complete search step, and the state it changes (METHODS.md §1.3).
+//! A method, built: its levels, networks and plugins (METHODS.md §1.3).
 
-use crate::accuracy::{accuracy, correct};
+mod state;
+mod step;
+
+pub use state::SearchState;
+pub use step::{StepOutcome, Training};
+
+use crate::accuracy::accuracy;
 use crate::loader::Loader;
-use crate::record::{Observer, event};
 use candle_core::{DType, Device, Tensor};
 use std::cell::Cell;
 use std::sync::Arc;
@@ -10,13 +15,16 @@ use tetlo_core::config::{MethodConfig, PluginConfig, SearchConfig};
 use tetlo_core::genotype::Genotype;
 use tetlo_core::kinds::{
     Auxiliary, AuxiliarySite, Hypergradient, MultilevelOptimizer, Progress, Regularizer,
-    Relaxation, Selection, StopRule, SupernetTransform, TransferLoss,
+    Relaxation, Seen, Selection, StopRule, SupernetTransform,
 };
-use tetlo_core::multilevel::combine::{ArchState, adjoints, architecture_step};
+use tetlo_core::layout::Layout;
+use tetlo_core::multilevel::combine::adjoints;
 use tetlo_core::multilevel::reverse::{HyperGradient, hypergradient};
-use tetlo_core::multilevel::{Batches, Level, LossTerm, ModelRole, Point, Problem, StageGraph};
-use tetlo_core::network::{ImageShape, Network, update_running_statistics};
-use tetlo_core::optim::{Adam, CosineSchedule, Inner, SgdState, norm};
+use tetlo_core::multilevel::{
+    Batches, CrossEntropy, Level, LossParameters, ModelRole, Problem, StageGraph, TransferLosses,
+};
+use tetlo_core::network::{ImageShape, Network, Output, Pass};
+use tetlo_core::optim::{Adam, CosineSchedule, Inner, InnerRule, InnerState, Sgd};
 use tetlo_core::rng::{Key, Purpose};
 use tetlo_core::space::{ArchValues, SpaceSpec, initial_values};
 use tetlo_core::{Error, Result, registry};
@@ -32,8 +40,10 @@ pub struct Method {
     pub networks: Vec<Arc<dyn Network>>,
     /// Group of architecture parameters a stage.
     pub groups: Vec<Option<usize>>,
-    estimator: Box<dyn Hypergradient>,
-    transfer: Option<Box<dyn TransferLoss>>,
+    estimators: Vec<Box<dyn Hypergradient>>,
+    transfers: TransferLosses,
+    /// Parameters of the transfer losses of each stage, and their layouts in the same order.
+    parameters: Vec<(Vec<LossParameters>, Vec<Layout>)>,
     regularizers: Vec<Box<dyn Regularizer>>,
     selection: Box<dyn Selection>,
     pub(crate) stop_rule: Option<Box<dyn StopRule>>,
@@ -71,6 +81,18 @@ pub fn transformed(config: &MethodConfig, mut space: SpaceSpec) -> Result<SpaceS
     Ok(space)
 }
 
+/// First role of the keys that draw a transfer loss's parameters.
+const LOSS_PARAMETERS: u32 = 1000;
+
+/// What a network says of two black images: the shapes of its outputs.
+fn example(network: &dyn Network, image: ImageShape) -> Result<Output> {
+    let key = Key::new(0, Purpose::Weights);
+    let (weights, _, architecture) = initial_values(network, key)?;
+    let shape = (2, image.channels, image.height, image.width);
+    let images = Tensor::zeros(shape, DType::F32, &Device::Cpu)?;
+    network.forward(&weights, architecture.as_ref(), &images, &Pass::train(key))
+}
+
 impl Method {
     /// Builds all plugins of a method for a space and images of a shape.
     ///
@@ -85,22 +107,21 @@ impl Method {
     ) -> Result<Self> {
         let optimizer: Box<dyn MultilevelOptimizer> = config.optimizer.build()?;
         let graph = optimizer.graph()?.validated()?;
-        let estimator =
-            registry::build::<dyn Hypergradient>(&graph.estimator, &graph.estimator_options)?;
+        let estimators =
+            (0..graph.stages.len()).map(|i| graph.estimator(i).build()).collect::<Result<_>>()?;
         let space = transformed(config, space)?;
         let relaxation: Box<dyn Relaxation> =
             needed(config, "relaxation", config.relaxation.as_ref())?;
-        let transfer: Option<Box<dyn TransferLoss>> =
-            config.transfer_loss.as_ref().map(PluginConfig::build).transpose()?;
-        if graph.uses_transfer() {
-            let loss = transfer.as_deref().ok_or_else(|| missing(config, "transfer-loss"))?;
-            graph.check_transfer(loss.needs(), loss.reaches_main())?;
-        }
+        let transfers = TransferLosses::build(&graph, || {
+            needed(config, "transfer-loss", config.transfer_loss.as_ref())
+        })?;
+        graph.check_transfer(&transfers)?;
         let mut method = Self {
             networks: vec![],
             groups: vec![],
-            estimator,
-            transfer,
+            estimators,
+            transfers,
+            parameters: vec![],
             regularizers: config
                 .regularizers
                 .iter()
@@ -113,24 +134,30 @@ impl Method {
             graph,
             space,
         };
+        let maps = method.needs_maps()?;
+        let supernet = method.space.supernet(image, classes, Arc::from(relaxation))?;
         let supernet: Arc<dyn Network> =
-            Arc::new(method.space.supernet(image, classes, Arc::from(relaxation))?);
-        let site = AuxiliarySite::new(image, classes, &method.space);
+            Arc::new(if maps { supernet.with_maps()? } else { supernet });
+        let site = AuxiliarySite::new(image, classes, &method.space).with_maps(maps);
         let mut groups = 0;
         for stage in &method.graph.stages {
             let network = match stage.model {
-                ModelRole::Main => supernet.clone(),
+                ModelRole::Main | ModelRole::Twin => supernet.clone(),
                 ModelRole::Auxiliary => {
                     let auxiliary: Box<dyn Auxiliary> =
                         needed(config, "auxiliary", config.auxiliary.as_ref())?;
                     auxiliary.network(&site)?
                 }
             };
-            let group = (!network.architecture().is_empty()).then_some(groups);
-            groups += usize::from(group.is_some());
+            let group = match stage.model {
+                ModelRole::Twin => Some(0),
+                _ => (!network.architecture().is_empty()).then_some(groups),
+            };
+            groups += usize::from(group == Some(groups));
             method.groups.push(group);
             method.networks.push(network);
         }
+        method.parameters = method.loss_parameters(image)?;
         // A rule that does not fit the space says so before the search, not after it.
         let architecture = method.networks[0].architecture();
         let zeros = Tensor::zeros(architecture.len(), DType::F32, &Device::Cpu)?;
@@ -140,12 +167,49 @@ impl Method {
         Ok(method)
     }
 
-    /// Estimates mixed derivatives by another estimator than the optimizer's own (to compare them).
+    /// Does a transfer loss look at feature maps?
+    fn needs_maps(&self) -> Result<bool> {
+        let mut needs = false;
+        for (stage, term, ..) in self.graph.transfers() {
+            needs |= self.transfers.get(stage, term)?.needs().maps;
+        }
+        Ok(needs)
+    }
+
+    /// Where the parameters of each stage's transfer losses stand: behind its network's weights.
+    fn loss_parameters(
+        &self,
+        image: ImageShape,
+    ) -> Result<Vec<(Vec<LossParameters>, Vec<Layout>)>> {
+        let mut list = vec![(vec![], vec![]); self.networks.len()];
+        for (stage, term, from, _) in self.graph.transfers() {
+            let loss = self.transfers.get(stage, term)?;
+            let needs = loss.needs();
+            if !needs.parameters {
+                continue;
+            }
+            let seen = |stage: usize| -> Result<Seen> {
+                Ok(Seen::of(&example(self.networks[stage].as_ref(), image)?, needs))
+            };
+            let layout = loss.parameters(&seen(from)?, &seen(stage)?)?;
+            let (places, layouts): &mut (Vec<LossParameters>, Vec<Layout>) = &mut list[stage];
+            let end = places.last().map(|p| p.start + p.len);
+            let start = end.unwrap_or_else(|| self.networks[stage].weights().len());
+            places.push(LossParameters { term, start, len: layout.len() });
+            layouts.push(layout);
+        }
+        Ok(list)
+    }
+
+    /// Pulls adjoints back by another estimator than the optimizer's own, in every stage (to compare
+    /// them).
     ///
     /// # Errors
     /// Unknown, or options that do not fit.
     pub fn use_estimator(&mut self, name: &str, options: &serde_json::Value) -> Result<()> {
-        self.estimator = registry::build::<dyn Hypergradient>(name, options)?;
+        for estimator in &mut self.estimators {
+            *estimator = registry::build::<dyn Hypergradient>(name, options)?;
+        }
         Ok(())
     }
 
@@ -153,11 +217,15 @@ impl Method {
         Key::new(self.seed, purpose)
     }
 
-    /// Learning rate, momentum and weight decay of a stage in an epoch.
+    /// The inner optimiser of a stage in an epoch: what `[search]` says for its model, but for what the
+    /// stage has of its own.
     pub(crate) fn inner(&self, stage: usize, epoch: usize) -> Inner {
         let s = &self.settings;
-        let (start, min, momentum, weight_decay) = match self.graph.stages[stage].model {
-            ModelRole::Main => (s.learning_rate, s.learning_rate_min, s.momentum, s.weight_decay),
+        let stage = &self.graph.stages[stage];
+        let (start, min, momentum, weight_decay) = match stage.model {
+            ModelRole::Main | ModelRole::Twin => {
+                (s.learning_rate, s.learning_rate_min, s.momentum, s.weight_decay)
+            }
             ModelRole::Auxiliary => (
                 s.auxiliary_learning_rate,
                 s.auxiliary_learning_rate_min,
@@ -165,8 +233,24 @@ impl Method {
                 s.auxiliary_weight_decay,
             ),
         };
-        let schedule = CosineSchedule { start, min, epochs: s.epochs };
-        Inner { learning_rate: schedule.rate(epoch), momentum, weight_decay }
+        let own = &stage.inner;
+        let start = own.learning_rate.unwrap_or(start);
+        let min = own.learning_rate_min.unwrap_or(min.min(start));
+        let learning_rate = CosineSchedule { start, min, epochs: s.epochs }.rate(epoch);
+        let weight_decay = own.weight_decay.unwrap_or(weight_decay);
+        match own.optimizer {
+            InnerRule::Sgd => Inner::Sgd(Sgd {
+                learning_rate,
+                momentum: own.momentum.unwrap_or(momentum),
+                weight_decay,
+            }),
+            InnerRule::Adam => Inner::Adam(Adam {
+                learning_rate,
+                beta1: own.beta1.unwrap_or(0.9),
+                beta2: own.beta2.unwrap_or(0.999),
+                weight_decay,
+            }),
+        }
     }
 
     fn adam(&self) -> Adam {
@@ -184,11 +268,20 @@ impl Method {
         let mut state = SearchState::default();
         for (stage, network) in self.networks.iter().enumerate() {
             let key = self.key(Purpose::Weights).level(stage);
-            let (weights, buffers, architecture) = initial_values(network.as_ref(), key)?;
+            let (mut weights, buffers, architecture) = initial_values(network.as_ref(), key)?;
+            let (places, layouts) = &self.parameters[stage];
+            for (place, layout) in places.iter().zip(layouts) {
+                let mut stream = key.role(LOSS_PARAMETERS + place.term as u32).stream();
+                let own = layout.initialise_tensor(&mut stream)?;
+                weights = Tensor::cat(&[&weights, &own], 0)?;
+            }
             state.point.weights.push(weights);
             state.buffers.push(buffers);
-            state.sgd.push(SgdState::default());
-            state.point.architecture.extend(architecture);
+            state.inner.push(InnerState::default());
+            // A twin has the main model's.
+            if self.groups[stage] == Some(state.point.architecture.len()) {
+                state.point.architecture.extend(architecture);
+            }
         }
         Ok(state)
     }
@@ -203,18 +296,21 @@ impl Method {
         let levels = (0..self.networks.len())
             .map(|stage| Level {
                 network: self.networks[stage].as_ref(),
+                criterion: &CrossEntropy,
                 architecture: self.groups[stage],
+                parameters: &self.parameters[stage].0,
                 inner: self.inner(stage, at.epoch),
-                momentum: state.sgd[stage].momentum.as_ref(),
+                memory: &state.inner[stage],
             })
             .collect();
         Problem {
             graph: &self.graph,
             levels,
-            transfer: self.transfer.as_deref(),
+            transfers: &self.transfers,
             batches,
             draw: self.key(Purpose::Relaxation).step(at.step),
             weight_step,
+            warm: &state.warm,
             passes: Cell::new(0),
         }
     }
@@ -231,15 +327,17 @@ impl Method {
 
     /// Does the hypergradient look through the inner updates?
     pub fn unrolls(&self) -> bool {
-        self.estimator.unrolls()
+        self.estimators.iter().any(|e| e.unrolls())
     }
 
     /// Gradients computed in an average step, of all networks together (an estimate for plans).
     pub fn passes_a_step(&self) -> f64 {
         let stages = self.networks.len() as f64;
-        // One for each stage's update, one for each term of the objective, two for each mixed product.
+        // One for each inner step, one for each term of the objective, two for each mixed product.
         let terms = self.graph.objective.iter().filter(|o| o.weight > 0.0).count() as f64;
-        let hyper = if self.unrolls() { 3.0 * stages + terms } else { 1.0 };
+        let looked_through = self.graph.stages.iter().zip(&self.estimators);
+        let steps = looked_through.filter(|(_, e)| e.unrolls()).map(|(s, _)| s.unroll_steps);
+        let hyper = if self.unrolls() { 3.0 * steps.sum::<usize>() as f64 + terms } else { 1.0 };
         hyper / self.graph.every as f64 + stages
     }
 
@@ -251,144 +349,8 @@ impl Method {
         at: Progress,
     ) -> Result<HyperGradient> {
         let problem = self.problem(state, batches, at, false);
-        hypergradient(&problem, &state.point, self.estimator.as_ref(), adjoints(&self.graph))
-    }
-
-    /// One complete search step: the architecture first, then the weights of each stage.
-    ///
-    /// # Errors
-    /// A loss or gradient is not finite; the message names step and level.
-    pub fn step(
-        &self,
-        state: &mut SearchState,
-        batches: &Batches,
-        at: Progress,
-        observer: &mut dyn Observer,
-    ) -> Result<StepOutcome> {
-        let (mut gradient, mut combined) = (None, None);
-        if self.updates_architecture(at) {
-            let found = self.hypergradient(state, batches, at)?;
-            combined = self.update_architecture(state, &found, at, observer)?;
-            gradient = Some(found);
-        }
-        let mut training = Vec::with_capacity(self.networks.len());
-        for stage in 0..self.networks.len() {
-            training.push(self.weight_step(state, stage, batches, at)?);
-        }
-        Ok(StepOutcome { gradient, combined, training })
-    }
-
-    fn update_architecture(
-        &self,
-        state: &mut SearchState,
-        gradient: &HyperGradient,
-        at: Progress,
-        observer: &mut dyn Observer,
-    ) -> Result<Option<Tensor>> {
-        let penalty = self.penalty_gradient(state, at)?;
-        let (next, figures) = architecture_step(
-            &self.graph,
-            self.adam(),
-            &mut state.arch,
-            &state.point.architecture,
-            gradient,
-            penalty.as_ref(),
-        )?;
-        let mut tell = |name: String, value: f64| {
-            observer.event(event(at.step, at.epoch, "search", name, value));
-        };
-        for c in &gradient.contributions {
-            let length = norm(&c.gradient)?;
-            if !length.is_finite() {
-                return Err(Error::NotFinite {
-                    what: format!("hypergradient term {}", c.name()),
-                    level: "architecture".into(),
-                    step: at.step,
-                });
-            }
-            tell(format!("hypergrad/{}/norm", c.name()), length);
-        }
-        tell("hypergrad/passes".into(), gradient.passes as f64);
-        tell("hypergrad/objective".into(), gradient.objective);
-        if !self.graph.objective.iter().any(|o| o.stage > 0) {
-            state.point.architecture = next;
-            return Ok(figures.combined); // no transferred part to set against the main one
-        }
-        let optional = [
-            ("hypergrad/main/norm", figures.main_norm),
-            ("hypergrad/transferred/norm", figures.transferred_norm),
-            ("hypergrad/cosine", figures.cosine),
-            ("hypergrad/direct_share", gradient.direct_share()?),
-        ];
-        for (name, value) in optional {
-            if let Some(value) = value {
-                tell(name.into(), value);
-            }
-        }
-        if figures.main_norm.is_some() {
-            tell("hypergrad/factor".into(), figures.factor);
-        }
-        state.point.architecture = next;
-        Ok(figures.combined)
-    }
-
-    fn penalty_gradient(&self, state: &SearchState, at: Progress) -> Result<Option<Tensor>> {
-        if self.regularizers.is_empty() {
-            return Ok(None);
-        }
-        let flat = candle_core::Var::from_tensor(&state.point.architecture[0].detach())?;
-        let layout = self.networks[0].architecture();
-        let cells = self.space.cells.iter();
-        let alphas: Vec<Tensor> =
-            cells.map(|c| layout.view(flat.as_tensor(), &c.alphas())).collect::<Result<_>>()?;
-        let mut total: Option<Tensor> = None;
-        for regularizer in &self.regularizers {
-            let penalty = regularizer.penalty(&alphas, at)?;
-            total = Some(match total {
-                Some(sum) => (sum + penalty)?,
-                None => penalty,
-            });
-        }
-        let Some(total) = total else { return Ok(None) };
-        Ok(total.backward()?.get(&flat).map(Tensor::detach))
-    }
-
-    /// One step of a stage's weights.
-    pub fn weight_step(
-        &self,
-        state: &mut SearchState,
-        stage: usize,
-        batches: &Batches,
-        at: Progress,
-    ) -> Result<Training> {
-        let (loss, gradient, output) = {
-            let problem = self.problem(state, batches, at, true);
-            let inner = problem.inner_gradient(stage, &state.point)?;
-            (inner.loss, inner.gradient, inner.output)
-        };
-        let name = || self.graph.stages[stage].name.clone();
-        let not_finite =
-            |what: &str| Error::NotFinite { what: what.to_owned(), level: name(), step: at.step };
-        if !loss.is_finite() {
-            return Err(not_finite("training loss"));
-        }
-        let inner = self.inner(stage, at.epoch);
-        let clip = self.settings.gradient_clip;
-        let weights = &state.point.weights[stage];
-        let (next, length) = state.sgd[stage].step(inner, clip, weights, &gradient)?;
-        if !length.is_finite() {
-            return Err(not_finite("weight gradient"));
-        }
-        state.point.weights[stage] = next;
-        let mut accuracy = None;
-        if let Some(output) = output {
-            accuracy = Some(correct(&output.logits, &batches.train.labels)?);
-            if let Some(buffers) = &state.buffers[stage] {
-                let updated = update_running_statistics(buffers, output.statistics.as_ref())?;
-                state.buffers[stage] = Some(updated);
-            }
-        }
-        Ok(Training { loss, correct: accuracy, images: batches.train.labels.len() })
+        let estimators: Vec<_> = self.estimators.iter().map(AsRef::as_ref).collect();
+        hypergradient(&problem, &state.point, &estimators, adjoints(&self.graph))
     }
 
     /// The genotype that the present architecture parameters give.
@@ -408,75 +370,4 @@ impl Method {
             loader,
         )
     }
-
-    /// The transfer loss's own figures, once an epoch.
-    pub(crate) fn record_transfer(
-        &self,
-        state: &SearchState,
-        batches: &Batches,
-        at: Progress,
-        observer: &mut dyn Observer,
-    ) -> Result<()> {
-        for (stage, description) in self.graph.stages.iter().enumerate() {
-            for term in &description.loss {
-                let LossTerm::Transfer { from, weight } = term else { continue };
-                if *weight <= 0.0 {
-                    continue;
-                }
-                let problem = self.problem(state, batches, at, false);
-                for (name, value) in problem.transfer_diagnostics(stage, *from, &state.point)? {
-                    let name = format!("transfer/{}/{name}", description.name);
-                    observer.event(event(at.step, at.epoch, "search", name, value));
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Everything that changes during a search: a value.
-#[derive(Debug, Clone)]
-pub struct SearchState {
-    /// Weights a stage, architecture parameters a group.
-    pub point: Point,
-    /// Running statistics a stage.
-    pub buffers: Vec<Option<Tensor>>,
-    /// Memory of the inner optimiser a stage.
-    pub sgd: Vec<SgdState>,
-    /// Memory of the architecture's optimiser.
-    pub arch: ArchState,
-}
-
-impl Default for SearchState {
-    fn default() -> Self {
-        Self {
-            point: Point { weights: vec![], architecture: vec![] },
-            buffers: vec![],
-            sgd: vec![],
-            arch: ArchState::default(),
-        }
-    }
-}
-
-/// A stage's weight step, for the record.
-#[derive(Debug, Clone, Copy)]
-pub struct Training {
-    /// Loss before the step.
-    pub loss: f64,
-    /// Correctly classified training images, if the model's cross entropy is trained.
-    pub correct: Option<usize>,
-    /// Images in the batch.
-    pub images: usize,
-}
-
-/// What a search step did.
-#[derive(Debug)]
-pub struct StepOutcome {
-    /// The hypergradient, if the architecture was updated.
-    pub gradient: Option<HyperGradient>,
-    /// The combined gradient of the main architecture that its Adam took, before penalty and weight
-    /// decay; `None` with `separate-states`.
-    pub combined: Option<Tensor>,
-    /// The weight step of each stage.
-    pub training: Vec<Training>,
 }

@@ -9,7 +9,7 @@ use tetlo_core::data::Data;
 use tetlo_core::genotype::Genotype;
 use tetlo_core::kinds::RetrainProtocol;
 use tetlo_core::network::{ImageShape, Pass};
-use tetlo_core::optim::{CosineSchedule, Inner};
+use tetlo_core::optim::{CosineSchedule, Inner, Sgd};
 use tetlo_core::rng::{Key, Purpose};
 use tetlo_core::space::{DerivedSize, KernelNetwork, SpaceSpec};
 use tetlo_core::{Error, Result};
@@ -99,11 +99,11 @@ pub fn train(
     let steps = loader.shuffled(0).len();
     observer.phase(run.phase, steps * p.epochs);
     for epoch in 0..p.epochs {
-        let inner = Inner {
+        let inner = Inner::Sgd(Sgd {
             learning_rate: schedule.rate(epoch),
             momentum: p.momentum,
             weight_decay: p.weight_decay,
-        };
+        });
         let drop_path = p.drop_path * epoch as f64 / p.epochs as f64;
         let batches = loader.shuffled(epoch);
         let (mut sum, mut hits, mut images) = (0.0, 0, 0);
@@ -137,7 +137,7 @@ pub fn train(
         };
         tell("loss", loss);
         tell("accuracy", accuracy);
-        tell("learning_rate", inner.learning_rate);
+        tell("learning_rate", inner.learning_rate());
         observer.line(&format!(
             "{phase} epoch {}/{}: train loss {loss:.3}, train accuracy {accuracy:.3}",
             epoch + 1,

@@ -61,7 +61,7 @@ impl<'a> Splits<'a> {
         };
         let (train, valid) = (loader(&indices.train, TRAIN), loader(&indices.valid, VALID));
         let from_valid = split == TransferSplit::ValidUnlabelled;
-        let uses = method.graph.uses_transfer();
+        let uses = method.graph.uses_transfer_batch();
         let next_of_valid = uses && from_valid;
         let own = uses && !from_valid;
         let transfer = own.then(|| loader(&indices.transfer, TRANSFER));
@@ -201,7 +201,7 @@ impl EpochEnd<'_> {
         for (stage, sum) in method.graph.stages.iter().zip(figures) {
             let prefix = match stage.model {
                 ModelRole::Main => "search/train".to_owned(),
-                ModelRole::Auxiliary => format!("search/{}/train", stage.name),
+                ModelRole::Twin | ModelRole::Auxiliary => format!("search/{}/train", stage.name),
             };
             tell(&format!("{prefix}/loss"), sum.loss());
             if let Some(accuracy) = sum.accuracy() {
@@ -211,7 +211,7 @@ impl EpochEnd<'_> {
         let skips = self.genotype.skip_count();
         tell("search/val/accuracy", self.val_accuracy);
         tell("search/skip_count", skips as f64);
-        tell("search/learning_rate", method.inner(0, self.epoch).learning_rate);
+        tell("search/learning_rate", method.inner(0, self.epoch).learning_rate());
         observer.line(&format!(
             "search epoch {}/{}: train loss {:.3}, val accuracy {:.3}, skips {skips}",
             self.epoch + 1,

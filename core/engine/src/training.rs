@@ -5,7 +5,7 @@ use candle_core::{Tensor, Var};
 use tetlo_core::kinds::RetrainProtocol;
 use tetlo_core::multilevel::{Batch, cross_entropy};
 use tetlo_core::network::{Network, Pass, update_running_statistics};
-use tetlo_core::optim::{Inner, SgdState};
+use tetlo_core::optim::{Inner, InnerState};
 use tetlo_core::rng::Key;
 use tetlo_core::space::initial_values;
 use tetlo_core::{Error, Result};
@@ -17,7 +17,7 @@ pub struct Trainee {
     pub weights: Tensor,
     /// Running statistics.
     pub buffers: Option<Tensor>,
-    sgd: SgdState,
+    inner: InnerState,
 }
 
 /// What a training step found.
@@ -35,7 +35,7 @@ impl Trainee {
     /// Fresh weights.
     pub fn new(network: &dyn Network, key: Key) -> Result<Self> {
         let (weights, buffers, _) = initial_values(network, key)?;
-        Ok(Self { weights, buffers, sgd: SgdState::default() })
+        Ok(Self { weights, buffers, inner: InnerState::default() })
     }
 
     /// Forward, backward, clipped SGD, running statistics. `protocol` gives clipping and the weight of
@@ -59,13 +59,13 @@ impl Trainee {
             loss = (loss + (deep * protocol.auxiliary_weight)?)?;
         }
         let value = f64::from(loss.to_scalar::<f32>()?);
-        let gradients = loss.backward()?;
+        let gradients = tetlo_kernels::backward(&loss)?;
         let gradient = gradients
             .get(&var)
             .ok_or_else(|| Error::NoGradient("the weights of the derived network".into()))?
             .detach();
         let (next, gradient_norm) =
-            self.sgd.step(inner, protocol.gradient_clip, &self.weights, &gradient)?;
+            self.inner.step(inner, protocol.gradient_clip, &self.weights, &gradient)?;
         self.weights = next;
         if let Some(old) = &self.buffers {
             self.buffers = Some(update_running_statistics(old, output.statistics.as_ref())?);

@@ -99,7 +99,8 @@ pub(crate) fn pull_back(
     weights: Option<&Var>,
 ) -> Result<(Option<Tensor>, Option<Tensor>)> {
     let go = || {
-        let gradients = if y.track_op() { Some((y * g)?.sum_all()?.backward()?) } else { None };
+        let along = || crate::backward(&(y * g)?.sum_all()?);
+        let gradients = if y.track_op() { Some(along()?) } else { None };
         let of = |var: Option<&Var>| -> candle_core::Result<Option<Tensor>> {
             let Some(found) = var.and_then(|v| gradients.as_ref()?.get(v)) else { return Ok(None) };
             Ok(Some(found.detach().contiguous()?))

@@ -232,6 +232,14 @@ pub struct Graph {
     statistics: usize,
 }
 
+/// The same states and exports, to add more.
+impl From<&Graph> for GraphBuilder {
+    fn from(graph: &Graph) -> Self {
+        let Graph { states, exports, functions, .. } = graph.clone();
+        Self { states, exports, functions }
+    }
+}
+
 impl GraphBuilder {
     /// A graph over images of this shape.
     pub fn new(channels: usize, height: usize, width: usize) -> Self {
@@ -428,6 +436,11 @@ impl Graph {
     /// Floats of all exports for this many images.
     pub(crate) fn export_floats(&self, images: usize) -> usize {
         self.exports.iter().map(|e| self.export_shape(e, images).iter().product::<usize>()).sum()
+    }
+
+    /// The tensor functions that its chains may name.
+    pub fn functions(&self) -> impl Iterator<Item = &dyn TensorFunction> {
+        self.functions.iter().map(|f| &**f)
     }
 
     /// States with terms, as (position, state).

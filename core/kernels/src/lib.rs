@@ -6,14 +6,18 @@
 //! pools shared by all terms that read a state, depthwise results recomputed instead of stored.
 //! Results are the same bytes for any number of threads.
 //!
-//! [`mod@reference`] runs the same graphs slowly and obviously, in `f32` or `f64`.
+//! [`mod@reference`] runs the same graphs slowly and obviously, in `f32` or `f64`, and has exact second
+//! derivatives ([`ReferenceNetwork`]).
 
 mod arena;
 mod chain;
 mod counters;
 mod error;
+pub mod flat;
 mod function;
+mod gradients;
 mod graph;
+mod heap;
 mod machine;
 mod maps;
 mod network;
@@ -26,14 +30,17 @@ mod threads;
 pub use counters::{Counters, counters};
 pub use error::{Error, Result};
 pub use function::{FunctionId, FunctionPass, TensorFunction};
+pub use gradients::backward;
 pub use graph::{
     Affine, Export, ExportId, Graph, GraphBuilder, Primitive, Shape, StateId, Term, Weight,
 };
+pub use heap::keep_freed_memory;
 pub use machine::{MachinePeak, machine_peak};
 pub use maps::{AvgPool2x2, Gather, Map, MaxPool2x2, Same};
 pub use network::{Mode, Network, Outputs};
 pub use plan::{Plan, packs};
 pub use primitives::{count_kernels, kernel_calls};
+pub use reference::ReferenceNetwork;
 pub use threads::{set_threads, threads};
 
 /// The kernels this machine can run, fastest first: `avx512`, `avx2`, `neon`, `portable`.

@@ -9,6 +9,7 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Storage, Tensor,
 
 use crate::counters::{COUNTERS, count, count_many};
 use crate::error;
+use crate::gradients;
 use crate::graph::Graph;
 use crate::plan::{Buffers, Inputs, Plan, Recorded, Targets, Wanted, same_bits};
 use crate::primitives::{self, Kernels};
@@ -166,8 +167,8 @@ impl Network {
         if images.track_op() {
             bail!("a compiled network has no gradient for its images: detach them");
         }
-        let batch = self.check(images, weights, ops, mode)?;
         let graph = &self.0.graph;
+        let batch = check(graph, images, weights, ops, mode)?;
         let running = match mode {
             Mode::Train => None,
             Mode::Eval { running } => Some(running.detach().contiguous()?),
@@ -188,49 +189,59 @@ impl Network {
         } else {
             images.apply_op3_no_bwd(&weights, &ops, &op)?
         };
-        let mut exports = Vec::with_capacity(graph.exports().len());
-        let mut at = 0;
-        for export in graph.exports() {
-            let shape = graph.export_shape(export, batch);
-            let len = shape.iter().product();
-            exports.push(flat.narrow(0, at, len)?.reshape(shape)?);
-            at += len;
-        }
-        let statistics =
-            if training { Some(flat.detach().narrow(0, at, graph.statistics())?) } else { None };
-        Ok(Outputs { exports, statistics })
+        outputs(graph, &flat, batch, training)
     }
+}
 
-    fn check(
-        &self,
-        images: &Tensor,
-        weights: &Tensor,
-        ops: &Tensor,
-        mode: Mode<'_>,
-    ) -> Result<usize> {
-        let graph = &self.0.graph;
-        let (batch, c, h, w) = images.dims4()?;
-        if (c, h, w) != graph.input_shape() {
-            let expected = graph.input_shape();
-            bail!("the network is compiled for images of shape {expected:?}, not {:?}", (c, h, w));
-        }
-        if batch == 0 {
-            bail!("no images");
-        }
-        let long_enough = |what: &str, tensor: &Tensor, needed: usize| -> Result<()> {
-            let found = tensor.dims1()?;
-            if found < needed {
-                bail!("the network reads {needed} {what}, but there are {found}");
-            }
-            Ok(())
-        };
-        long_enough("weights", weights, graph.weights())?;
-        long_enough("operation weights", ops, graph.ops(batch))?;
-        if let Mode::Eval { running } = mode {
-            long_enough("running statistics", running, graph.statistics())?;
-        }
-        Ok(batch)
+/// Checks the shapes of a pass's inputs; gives the number of images.
+pub(crate) fn check(
+    graph: &Graph,
+    images: &Tensor,
+    weights: &Tensor,
+    ops: &Tensor,
+    mode: Mode<'_>,
+) -> Result<usize> {
+    let (batch, c, h, w) = images.dims4()?;
+    if (c, h, w) != graph.input_shape() {
+        let expected = graph.input_shape();
+        bail!("the network is compiled for images of shape {expected:?}, not {:?}", (c, h, w));
     }
+    if batch == 0 {
+        bail!("no images");
+    }
+    let long_enough = |what: &str, tensor: &Tensor, needed: usize| -> Result<()> {
+        let found = tensor.dims1()?;
+        if found < needed {
+            bail!("the network reads {needed} {what}, but there are {found}");
+        }
+        Ok(())
+    };
+    long_enough("weights", weights, graph.weights())?;
+    long_enough("operation weights", ops, graph.ops(batch))?;
+    if let Mode::Eval { running } = mode {
+        long_enough("running statistics", running, graph.statistics())?;
+    }
+    Ok(batch)
+}
+
+/// The exports and statistics that lie one after the other in `flat`.
+pub(crate) fn outputs(
+    graph: &Graph,
+    flat: &Tensor,
+    batch: usize,
+    training: bool,
+) -> Result<Outputs> {
+    let mut exports = Vec::with_capacity(graph.exports().len());
+    let mut at = 0;
+    for export in graph.exports() {
+        let shape = graph.export_shape(export, batch);
+        let len = shape.iter().product();
+        exports.push(flat.narrow(0, at, len)?.reshape(shape)?);
+        at += len;
+    }
+    let statistics =
+        if training { Some(flat.detach().narrow(0, at, graph.statistics())?) } else { None };
+    Ok(Outputs { exports, statistics })
 }
 
 impl fmt::Debug for Network {
@@ -406,7 +417,12 @@ impl CustomOp3 for Op {
         let Some(slot) = memory.slots.iter_mut().find(|slot| slot.pass == self.pass) else {
             bail!("the activations of a compiled network are gone");
         };
-        let mut of_weights = weights.track_op().then(|| vec![0.0; weights.elem_count()]);
+        let mut of_weights = None;
+        let mut collecting = false;
+        if weights.track_op() {
+            let (values, collected) = gradients::take(weights);
+            (of_weights, collecting) = (Some(values), collected);
+        }
         let mut of_ops = ops.track_op().then(|| vec![0.0; ops.elem_count()]);
         with_floats(&gradient.contiguous()?, |gradient| {
             let recorded = Recorded { batch: images.dim(0)?, evaluation: self.running.is_some() };
@@ -419,6 +435,9 @@ impl CustomOp3 for Op {
         let tensor = |values: Option<Vec<f32>>, like: &Tensor| {
             values.map(|v| Tensor::from_vec(v, like.shape(), like.device())).transpose()
         };
+        if collecting && let Some(values) = of_weights.take() {
+            gradients::give(weights, values);
+        }
         Ok((None, tensor(of_weights, weights)?, tensor(of_ops, ops)?))
     }
 }

@@ -10,7 +10,7 @@ use code::{Calls, Code, function, mixed, observed};
 use common::{
     Data, Places, Random, differences, expect, flat, loss, run, single_precision, vector,
 };
-use tetlo_kernels::reference::{self, Inputs};
+use tetlo_kernels::reference::{self, How, Inputs};
 use tetlo_kernels::{
     Error, Export, Graph, GraphBuilder, Mode, Network, Primitive, Term, Weight, simd_paths,
 };
@@ -69,7 +69,8 @@ fn finite_differences() {
         let exports: Vec<Vec<f64>> = exports.collect();
         let running = (seed % 4 == 0).then_some(&*running);
         let inputs = Inputs { batch, images: &images, weights: &weights, ops: &ops, running };
-        let forward = reference::forward_with_key(&graph, &inputs, seed);
+        let how = How { key: seed, ..How::default() };
+        let forward = reference::forward_as(&graph, &inputs, how);
         if reference::margin(&graph, &inputs, &forward) < 1e-4 {
             continue;
         }
@@ -77,7 +78,7 @@ fn finite_differences() {
         let gradients = reference::backward(&graph, &inputs, &forward, &exports);
         let value = |weights: &[f64], ops: &[f64]| -> f64 {
             let inputs = Inputs { weights, ops, ..inputs };
-            let out = reference::forward_with_key(&graph, &inputs, seed).exports;
+            let out = reference::forward_as(&graph, &inputs, how).exports;
             out.iter().flatten().zip(exports.iter().flatten()).map(|(o, g)| o * g).sum()
         };
         let largest = |v: &[f64]| v.iter().fold(1.0, |a: f64, v| a.max(v.abs()));

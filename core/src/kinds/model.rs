@@ -37,12 +37,20 @@ pub struct AuxiliarySite<'a> {
     pub classes: usize,
     /// The main model's space (an auxiliary supernet may use it).
     pub space: &'a SpaceSpec,
+    /// Is the network to give its feature maps ([`Output::maps`](crate::network::Output::maps))?
+    pub maps: bool,
 }
 
 impl<'a> AuxiliarySite<'a> {
-    /// A site.
+    /// A site, without feature maps.
     pub fn new(image: ImageShape, classes: usize, space: &'a SpaceSpec) -> Self {
-        Self { image, classes, space }
+        Self { image, classes, space, maps: false }
+    }
+
+    /// The same site with feature maps or without.
+    #[must_use]
+    pub fn with_maps(self, maps: bool) -> Self {
+        Self { maps, ..self }
     }
 }
 

@@ -179,8 +179,9 @@ fn has_no_transferred_part(graph: &StageGraph, gradient: &HyperGradient) -> bool
 
 #[cfg(test)]
 mod tests {
-    use super::super::graph::Objective;
+    use super::super::graph::{EstimatorRef, LossTerm, ModelRole, Objective, Stage};
     use super::super::reverse::{Contribution, Via};
+    use super::super::{Evaluated, WarmStarts};
     use super::*;
     use candle_core::Device;
 
@@ -201,12 +202,12 @@ mod tests {
     }
 
     fn graph(combine: Combine, gamma: f64, rho: f64) -> StageGraph {
-        let mut graph = StageGraph::bilevel("none");
-        graph.stages.push(super::super::Stage {
-            name: "auxiliary".into(),
-            model: super::super::ModelRole::Auxiliary,
-            loss: vec![super::super::LossTerm::Transfer { from: 0, weight: 1.0 }],
-        });
+        let mut graph = StageGraph::bilevel(EstimatorRef::named("none"));
+        graph.stages.push(Stage::new(
+            "auxiliary",
+            ModelRole::Auxiliary,
+            vec![LossTerm::transfer(0, 1.0)],
+        ));
         graph.objective =
             vec![Objective { stage: 0, weight: gamma }, Objective { stage: 1, weight: 1.0 }];
         StageGraph { combine, rho, ..graph }
@@ -224,6 +225,8 @@ mod tests {
             validation_losses: vec![],
             training_losses: vec![],
             passes: 0,
+            evaluated: Evaluated::default(),
+            warm: WarmStarts::new(),
             direct_term: true,
             transfer_reaches,
         }
@@ -355,8 +358,7 @@ mod tests {
 
         // G_a zero by construction: ρ = 0; λ = 0; or nothing that reaches the architecture.
         let mut without_lambda = graph(Combine::SeparateStates, 1.0, 1.0);
-        without_lambda.stages[1].loss =
-            vec![super::super::LossTerm::Transfer { from: 0, weight: 0.0 }];
+        without_lambda.stages[1].loss = vec![LossTerm::transfer(0, 0.0)];
         let unreached = gradient(vec![part(Source::Main, Via::Objective, 0, &[3.0, 4.0])]);
         for (graph, g) in [
             (graph(Combine::SeparateStates, 1.0, 0.0), &g),
@@ -412,6 +414,6 @@ mod tests {
         assert_eq!(adjoints(&graph(Combine::Sum, 1.0, 1.0)), Adjoints::Joint);
         assert_eq!(adjoints(&graph(Combine::Sum, 1.0, 0.5)), Adjoints::Apart);
         assert_eq!(adjoints(&graph(Combine::NormMatched, 1.0, 1.0)), Adjoints::Apart);
-        assert_eq!(adjoints(&StageGraph::bilevel("none")), Adjoints::Joint);
+        assert_eq!(adjoints(&StageGraph::bilevel(EstimatorRef::named("none"))), Adjoints::Joint);
     }
 }

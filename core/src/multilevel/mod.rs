@@ -8,11 +8,19 @@ pub mod check;
 pub mod combine;
 mod graph;
 mod oracle;
+mod plugin_ref;
 pub mod reverse;
 mod stage;
 
-pub use graph::{Combine, Control, LossTerm, ModelRole, Objective, Stage, StageGraph};
-pub use oracle::{Batch, Batches, InnerGradient, Level, Point, Problem, cross_entropy};
+pub use graph::{
+    Combine, Control, EstimatorRef, InnerSettings, LossTerm, ModelRole, Objective, Stage,
+    StageGraph, TermSplit, TransferRef,
+};
+pub use oracle::{
+    Batch, Batches, Criterion, CrossEntropy, InnerGradient, Level, LossParameters, Point, Problem,
+    TransferLosses, WarmStarts, cross_entropy,
+};
+pub use plugin_ref::PluginRef;
 pub use stage::{Evaluated, MixedProduct, StageOracle, double_backward_enabled};
 
 use crate::Result;
@@ -44,23 +52,55 @@ pub struct ErrorBound {
     pub term: f64,
 }
 
-/// An estimator of the mixed second-derivative product of one stage,
-/// ∇_(context) ⟨∇_θ L(θ, context), v⟩, where the context is the updated parameters of earlier stages
-/// and the architecture.
+/// What an estimator's hypergradient becomes as its own parameters (steps, terms, ε) go to their
+/// limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// The derivative through the inner steps that are made.
+    Updates,
+    /// The derivative of the inner problem's solution (implicit function theorem). It is that of the
+    /// search only as far as the inner problem is solved.
+    Solution,
+    /// Neither: biased in any case.
+    Neither,
+}
+
+/// How the adjoint of a stage's trained weights is pulled back to what its training depended on: the
+/// trained weights of earlier stages and the architecture.
 pub trait Hypergradient: Debug + Send + Sync {
-    /// Does the method look through the update of the inner levels at all? `false`: first order, the
-    /// objective's own gradient at the present parameters.
+    /// Does the method look through the training of the inner levels at all? `false`: first order, the
+    /// stage is taken at its present parameters.
     fn unrolls(&self) -> bool {
         true
     }
 
-    /// The product at the stage's parameters with direction `v`.
+    /// The product ∇_context ⟨∇_θ L(θ, context), v⟩ at the weights that `stage` shows, with its own
+    /// part ∇_θ ⟨∇_θ L, v⟩ where the stage asks for it.
     ///
     /// # Errors
     /// The estimator does not support the stage's networks.
     fn mixed_product(&self, stage: &StageOracle<'_>, v: &Tensor) -> Result<MixedProduct>;
 
+    /// ∂J/∂context for `adjoint` = ∂J/∂(trained weights). By default through the inner steps, each by
+    /// one [`Hypergradient::mixed_product`].
+    ///
+    /// # Errors
+    /// As [`Hypergradient::mixed_product`].
+    fn pull_back(&self, stage: &StageOracle<'_>, adjoint: &Tensor) -> Result<MixedProduct> {
+        stage.through_updates(adjoint, |stage, v| self.mixed_product(stage, v))
+    }
+
+    /// What it converges to.
+    fn limit(&self) -> Limit {
+        Limit::Updates
+    }
+
     /// The error it claims on smooth problems; `None`: no claim.
     fn bound(&self) -> Option<ErrorBound>;
+
+    /// Options near the limit, for checks of the bound; `None`: the defaults are.
+    fn near_limit(&self) -> Option<serde_json::Value> {
+        None
+    }
 }
 declare_kind!(Hypergradient, "hypergradient");

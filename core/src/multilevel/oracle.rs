@@ -1,14 +1,16 @@
 //! The gradient oracle: losses of stages at given points, and their gradients.
 
-use super::graph::{Control, LossTerm, StageGraph};
-use crate::kinds::{Features, TransferBatch, TransferLoss};
+use super::graph::{Control, LossTerm, StageGraph, TermSplit};
+use crate::kinds::{Seen, TransferBatch, TransferLoss};
 use crate::network::{Network, Output, Pass};
-use crate::optim::Inner;
+use crate::optim::{Inner, InnerState};
 use crate::rng::{Key, Purpose};
 use crate::{Error, Result};
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Tensor, Var};
 use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::fmt::Debug;
 
 /// Images and labels of one batch.
 #[derive(Debug, Clone)]
@@ -26,8 +28,82 @@ pub struct Batches {
     pub train: Batch,
     /// For the objective.
     pub valid: Batch,
-    /// For the transfer losses; `None` where the graph has none.
+    /// For the terms on the transfer split; `None` where the graph has none.
     pub transfer: Option<Batch>,
+}
+
+/// What a stage's own loss is, of the outputs of its network.
+pub trait Criterion: Debug + Send + Sync {
+    /// The loss of a batch; `training`: of a stage, not of the objective.
+    fn loss(&self, output: &Output, batch: &Batch, training: bool) -> Result<Tensor>;
+
+    /// Does the architecture stand in the validation loss itself? (A gradient that is missing is then
+    /// an error.)
+    fn validates_architecture(&self) -> bool {
+        true
+    }
+}
+
+/// Mean cross entropy of the logits against the labels.
+#[derive(Debug, Clone, Copy)]
+pub struct CrossEntropy;
+
+impl Criterion for CrossEntropy {
+    fn loss(&self, output: &Output, batch: &Batch, _training: bool) -> Result<Tensor> {
+        cross_entropy(&output.logits, &batch.labels)
+    }
+}
+
+/// The transfer losses of a graph, by stage and index of the term.
+#[derive(Debug, Default)]
+pub struct TransferLosses(BTreeMap<(usize, usize), Box<dyn TransferLoss>>);
+
+impl TransferLosses {
+    /// Builds those that count; terms that name none take `default`.
+    ///
+    /// # Errors
+    /// A loss cannot be built, or there is no default and a term needs one.
+    pub fn build(
+        graph: &StageGraph,
+        default: impl Fn() -> Result<Box<dyn TransferLoss>>,
+    ) -> Result<Self> {
+        let mut losses = BTreeMap::new();
+        for (stage, term, _, own) in graph.transfers() {
+            let loss = own.map_or_else(&default, super::TransferRef::build)?;
+            losses.insert((stage, term), loss);
+        }
+        Ok(Self(losses))
+    }
+
+    /// The loss of a term.
+    ///
+    /// # Errors
+    /// The term has none: it does not count.
+    pub fn get(&self, stage: usize, term: usize) -> Result<&dyn TransferLoss> {
+        let missing = || Error::Invalid("the stage graph needs a transfer loss".into());
+        self.0.get(&(stage, term)).map(|loss| &**loss).ok_or_else(missing)
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &dyn TransferLoss> {
+        self.0.values().map(|loss| &**loss)
+    }
+
+    /// The same term's loss in place of the present one (for tests and checks).
+    pub fn replace(&mut self, stage: usize, term: usize, loss: Box<dyn TransferLoss>) {
+        self.0.insert((stage, term), loss);
+    }
+}
+
+/// Where the parameters of a stage's transfer loss stand, behind its network's weights.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LossParameters {
+    /// Index of the term.
+    pub term: usize,
+    /// The first of them in the stage's flat weights.
+    pub start: usize,
+    /// Their number.
+    pub len: usize,
 }
 
 /// What belongs to a stage beside its weights.
@@ -35,22 +111,29 @@ pub struct Batches {
 pub struct Level<'a> {
     /// The network.
     pub network: &'a dyn Network,
+    /// Its own loss.
+    pub criterion: &'a dyn Criterion,
     /// Index of its architecture parameters in [`Point::architecture`], if it has any.
     pub architecture: Option<usize>,
+    /// Parameters of its transfer losses.
+    pub parameters: &'a [LossParameters],
     /// The inner optimiser whose update is unrolled.
     pub inner: Inner,
-    /// Its momentum buffer; `None` before the first step.
-    pub momentum: Option<&'a Tensor>,
+    /// Its memory.
+    pub memory: &'a InnerState,
 }
 
 /// Values of everything that is optimised.
 #[derive(Debug, Clone)]
 pub struct Point {
-    /// Flat weights, one a stage.
+    /// Flat weights, one a stage: the network's, then those of its transfer losses.
     pub weights: Vec<Tensor>,
     /// Flat architecture parameters: 0 the main model's, then those of searched auxiliary models.
     pub architecture: Vec<Tensor>,
 }
+
+/// Solutions of linear systems, by stage and place, for estimators that start from the last one.
+pub type WarmStarts = BTreeMap<(usize, super::reverse::Source), Tensor>;
 
 /// A stage graph with everything it is about: what the reverse pass runs on.
 #[derive(Debug)]
@@ -59,14 +142,16 @@ pub struct Problem<'a> {
     pub graph: &'a StageGraph,
     /// One level a stage.
     pub levels: Vec<Level<'a>>,
-    /// The transfer loss, if the graph has one.
-    pub transfer: Option<&'a dyn TransferLoss>,
+    /// The transfer losses.
+    pub transfers: &'a TransferLosses,
     /// This step's batches.
     pub batches: &'a Batches,
     /// Key of this step's draws: all passes on a batch share them (common random numbers).
     pub draw: Key,
     /// Is this a weight step? The transfer loss then draws apart from the architecture step.
     pub weight_step: bool,
+    /// What estimators kept at the last architecture step.
+    pub warm: &'a WarmStarts,
     /// Gradients computed so far, each one forward and backward pass.
     pub passes: Cell<usize>,
 }
@@ -83,9 +168,9 @@ pub struct InnerGradient {
 }
 
 /// Batch roles, for the keys of random draws.
-pub(super) const TRAIN: u32 = 0;
+const TRAIN: u32 = 0;
 const VALID: u32 = 1;
-pub(super) const TRANSFER: u32 = 2;
+const TRANSFER: u32 = 2;
 const TRANSFER_OF_WEIGHT_STEP: u32 = 3;
 
 impl<'a> Problem<'a> {
@@ -93,7 +178,7 @@ impl<'a> Problem<'a> {
         self.passes.set(self.passes.get() + 1);
     }
 
-    pub(super) fn run(
+    fn run(
         &self,
         stage: usize,
         weights: &Tensor,
@@ -104,97 +189,137 @@ impl<'a> Problem<'a> {
         let level = &self.levels[stage];
         let architecture = level.architecture.map(|a| &architecture[a]);
         let pass = Pass::train(self.draw.level(stage).role(role));
-        level.network.forward(weights, architecture, &batch.images, &pass)
+        if level.parameters.is_empty() {
+            return level.network.forward(weights, architecture, &batch.images, &pass);
+        }
+        let own = weights.narrow(0, 0, level.network.weights().len())?;
+        level.network.forward(&own, architecture, &batch.images, &pass)
     }
 
+    /// The output of a stage's network on the batch of a term.
+    pub(super) fn said(
+        &self,
+        stage: usize,
+        weights: &Tensor,
+        architecture: &[Tensor],
+        split: TermSplit,
+    ) -> Result<Output> {
+        let role = if split == TermSplit::Train { TRAIN } else { TRANSFER };
+        self.run(stage, weights, architecture, self.batch(split)?, role)
+    }
+
+    fn batch(&self, split: TermSplit) -> Result<&'a Batch> {
+        let missing = || Error::Invalid("the stage graph needs a batch for the transfer".into());
+        match split {
+            TermSplit::Train => Ok(&self.batches.train),
+            TermSplit::Transfer => self.batches.transfer.as_ref().ok_or_else(missing),
+        }
+    }
+
+    /// The unweighted loss of a stage's own criterion, and what its network said.
     pub(super) fn supervised(
         &self,
         stage: usize,
         weights: &Tensor,
         architecture: &[Tensor],
-        batch: &Batch,
-        role: u32,
-    ) -> Result<Tensor> {
-        let output = self.run(stage, weights, architecture, batch, role)?;
-        cross_entropy(&output.logits, &batch.labels)
+        split: TermSplit,
+    ) -> Result<(Tensor, Output)> {
+        let output = self.said(stage, weights, architecture, split)?;
+        let loss = self.levels[stage].criterion.loss(&output, self.batch(split)?, true)?;
+        Ok((loss, output))
     }
 
-    pub(super) fn transfer_batch(&self) -> Result<&'a Batch> {
-        self.batches
-            .transfer
-            .as_ref()
-            .ok_or_else(|| Error::Invalid("the stage graph needs a batch for the transfer".into()))
-    }
-
-    pub(super) fn transfer_loss(&self) -> Result<&'a dyn TransferLoss> {
-        self.transfer.ok_or_else(|| Error::Invalid("the stage graph needs a transfer loss".into()))
-    }
-
-    /// The teacher's features as the transfer loss sees them (the placebo permutes their rows).
-    pub(super) fn teacher(&self, output: &Output, stage: usize) -> Result<Tensor> {
-        let features = self.features(output)?;
-        match self.graph.control {
-            Control::None => Ok(features),
-            Control::Shuffled => {
-                let n = features.dims()[0];
-                let key = self.draw.level(stage).purpose(Purpose::Placebo);
-                let order: Vec<u32> =
-                    key.stream().permutation(n).into_iter().map(|i| i as u32).collect();
-                let order = Tensor::from_vec(order, n, features.device())?;
-                Ok(features.index_select(&order, 0)?)
-            }
-        }
-    }
-
-    pub(super) fn features(&self, output: &Output) -> Result<Tensor> {
-        Ok(match self.transfer_loss()?.needs().features {
-            Features::Embedding => output.embedding.clone(),
-            Features::Logits => output.logits.clone(),
-        })
-    }
-
-    /// The batch as the transfer loss of `stage` sees it.
-    pub(super) fn seen<'b>(
-        &'b self,
+    fn validation(
+        &self,
         stage: usize,
-        main: &'b Tensor,
-        aux: &'b Tensor,
-    ) -> Result<TransferBatch<'b>> {
-        let needs = self.transfer_loss()?.needs();
-        let labels = needs.labels.then_some(self.transfer_batch()?.labels.as_slice());
+        weights: &Tensor,
+        architecture: &[Tensor],
+    ) -> Result<Tensor> {
+        let batch = &self.batches.valid;
+        let output = self.run(stage, weights, architecture, batch, VALID)?;
+        self.levels[stage].criterion.loss(&output, batch, false)
+    }
+
+    /// The inner optimiser as its update is unrolled.
+    pub(super) fn unrolled_inner(&self, stage: usize) -> Inner {
+        let inner = self.levels[stage].inner;
+        if self.graph.unroll_as_run { inner } else { Inner::plain(inner.learning_rate()) }
+    }
+
+    /// The batch as the transfer loss of a stage's term sees it: `teacher` said by the main model's
+    /// side (whose rows the placebo permutes), `student` by the stage's own.
+    fn transfer_batch(
+        &self,
+        (stage, term): (usize, usize),
+        teacher: Seen,
+        student: Seen,
+        own: &Tensor,
+    ) -> Result<TransferBatch<'a>> {
+        let needs = self.transfers.get(stage, term)?.needs();
+        let split = self.graph.stages[stage].loss[term].split();
+        let labels = needs.labels.then_some(self.batch(split)?.labels.as_slice());
         let role = if self.weight_step { TRANSFER_OF_WEIGHT_STEP } else { TRANSFER };
-        let key = self.draw.level(stage).role(role).purpose(Purpose::Transfer);
-        let batch = TransferBatch::new(main, aux, key.stream())?.with_labels(labels);
+        // The first term's draws are named as those of graphs that have no more.
+        let term_key = self.draw.level(stage + (term.max(1) - 1) * self.graph.stages.len());
+        let key = term_key.role(role).purpose(Purpose::Transfer);
+        let mut place = self.levels[stage].parameters.iter();
+        let parameters = match place.find(|p| p.term == term) {
+            Some(LossParameters { start, len, .. }) => Some(own.narrow(0, *start, *len)?),
+            None => None,
+        };
+        let batch = TransferBatch::new(teacher, student, key.stream())?
+            .with_labels(labels)
+            .with_parameters(parameters);
         batch.check(needs)?;
         Ok(batch)
     }
 
-    /// The transfer loss of `stage` on features of teacher and student.
-    pub(super) fn transfer_value(
-        &self,
-        stage: usize,
-        main: &Tensor,
-        aux: &Tensor,
-    ) -> Result<Tensor> {
-        self.transfer_loss()?.loss(&self.seen(stage, main, aux)?)
+    /// What the loss of a term sees of its teacher.
+    pub(super) fn teacher(&self, output: &Output, stage: usize, term: usize) -> Result<Seen> {
+        let features = Seen::of(output, self.transfers.get(stage, term)?.needs());
+        match self.graph.control {
+            Control::None => Ok(features),
+            Control::Shuffled => {
+                let n = output.logits.dims()[0];
+                let key = self.draw.level(stage).purpose(Purpose::Placebo);
+                let order: Vec<u32> =
+                    key.stream().permutation(n).into_iter().map(|i| i as u32).collect();
+                let order = Tensor::from_vec(order, n, output.logits.device())?;
+                features.map(|t| Ok(t.index_select(&order, 0)?))
+            }
+        }
     }
 
-    /// The transfer loss's own figures at `point`, for the records.
-    pub fn transfer_diagnostics(
+    /// The unweighted transfer loss of a stage's term at its `own` weights.
+    pub(super) fn transfer(
         &self,
-        stage: usize,
-        from: usize,
-        point: &Point,
-    ) -> Result<Vec<(&'static str, f64)>> {
-        let batch = self.transfer_batch()?;
-        let at = |s: usize| -> Result<Output> {
-            let weights = point.weights[s].detach();
-            let architecture: Vec<Tensor> = point.architecture.iter().map(Tensor::detach).collect();
-            self.run(s, &weights, &architecture, batch, TRANSFER)
-        };
-        let main = self.teacher(&at(from)?, stage)?;
-        let aux = self.features(&at(stage)?)?;
-        self.transfer_loss()?.diagnostics(&self.seen(stage, &main, &aux)?)
+        (stage, term): (usize, usize),
+        teacher: Seen,
+        own: &Tensor,
+        architecture: &[Tensor],
+    ) -> Result<Tensor> {
+        let loss = self.transfers.get(stage, term)?;
+        let split = self.graph.stages[stage].loss[term].split();
+        let output = self.said(stage, own, architecture, split)?;
+        let student = Seen::of(&output, loss.needs());
+        loss.loss(&self.transfer_batch((stage, term), teacher, student, own)?)
+    }
+
+    /// The transfer losses' own figures at `point`, by stage, for the records.
+    pub fn transfer_diagnostics(&self, point: &Point) -> Result<Vec<(usize, &'static str, f64)>> {
+        let point = point.detached();
+        let mut figures = vec![];
+        for (stage, term, from, _) in self.graph.transfers() {
+            let split = self.graph.stages[stage].loss[term].split();
+            let at = |s: usize| self.said(s, &point.weights[s], &point.architecture, split);
+            let loss = self.transfers.get(stage, term)?;
+            let teacher = self.teacher(&at(from)?, stage, term)?;
+            let student = Seen::of(&at(stage)?, loss.needs());
+            let own = &point.weights[stage];
+            let batch = self.transfer_batch((stage, term), teacher, student, own)?;
+            figures.extend(loss.diagnostics(&batch)?.into_iter().map(|(n, v)| (stage, n, v)));
+        }
+        Ok(figures)
     }
 
     /// The loss of a stage at `own` weights, with earlier stages and architecture from `context`;
@@ -207,26 +332,27 @@ impl<'a> Problem<'a> {
     ) -> Result<(Tensor, Option<Output>)> {
         let mut total: Option<Tensor> = None;
         let mut said = None;
-        for term in &self.graph.stages[stage].loss {
-            let (weight, value) = match term {
-                LossTerm::Supervised { weight } if *weight > 0.0 => {
-                    let batch = &self.batches.train;
-                    let output = self.run(stage, own, &context.architecture, batch, TRAIN)?;
-                    let value = cross_entropy(&output.logits, &batch.labels)?;
-                    said = Some(output);
-                    (*weight, value)
+        let architecture = &context.architecture;
+        for (i, term) in self.graph.stages[stage].loss.iter().enumerate() {
+            if term.weight() <= 0.0 {
+                continue;
+            }
+            let value = match term {
+                LossTerm::Supervised { split, .. } => {
+                    let (value, output) = self.supervised(stage, own, architecture, *split)?;
+                    if *split == TermSplit::Train {
+                        said = Some(output);
+                    }
+                    value
                 }
-                LossTerm::Transfer { from, weight } if *weight > 0.0 => {
-                    let batch = self.transfer_batch()?;
-                    let teacher = &context.weights[*from];
-                    let main = self.run(*from, teacher, &context.architecture, batch, TRANSFER)?;
-                    let main = self.teacher(&main, stage)?;
-                    let aux = self.run(stage, own, &context.architecture, batch, TRANSFER)?;
-                    (*weight, self.transfer_value(stage, &main, &self.features(&aux)?)?)
+                LossTerm::Transfer { from, split, .. } => {
+                    let teacher =
+                        self.said(*from, &context.weights[*from], architecture, *split)?;
+                    let teacher = self.teacher(&teacher, stage, i)?;
+                    self.transfer((stage, i), teacher, own, architecture)?
                 }
-                _ => continue,
             };
-            let value = (value * weight)?;
+            let value = (value * term.weight())?;
             total = Some(match total {
                 Some(sum) => (sum + value)?,
                 None => value,
@@ -250,7 +376,7 @@ impl<'a> Problem<'a> {
         let value = scalar(&loss)?;
         let gradient = if loss.track_op() {
             let what = || format!("the weights of stage `{}`", self.graph.stages[stage].name);
-            take(&loss.backward()?, &own).ok_or_else(|| Error::NoGradient(what()))?
+            take(&tetlo_kernels::backward(&loss)?, &own).ok_or_else(|| Error::NoGradient(what()))?
         } else {
             own.zeros_like()?
         };
@@ -258,21 +384,10 @@ impl<'a> Problem<'a> {
         Ok(InnerGradient { loss: value, gradient, output })
     }
 
-    /// The stage's weights after one step of its inner optimiser, and the loss before it.
-    pub fn unrolled(&self, stage: usize, point: &Point) -> Result<(f64, Tensor)> {
-        let InnerGradient { loss, gradient, .. } = self.inner_gradient(stage, point)?;
-        let level = &self.levels[stage];
-        let inner =
-            if self.graph.unroll_as_run { level.inner } else { level.inner.without_memory() };
-        let weights = &point.weights[stage];
-        Ok((loss, inner.unrolled(weights, &gradient, level.momentum)?))
-    }
-
     /// One term of the objective at `point`, unweighted.
     pub fn objective_term(&self, stage: usize, point: &Point) -> Result<f64> {
         let point = point.detached();
-        let (weights, batch) = (&point.weights[stage], &self.batches.valid);
-        scalar(&self.supervised(stage, weights, &point.architecture, batch, VALID)?)
+        scalar(&self.validation(stage, &point.weights[stage], &point.architecture)?)
     }
 
     /// One term of the objective at `point`: value, gradient in the stage's weights, gradient in its
@@ -285,18 +400,12 @@ impl<'a> Problem<'a> {
         self.count();
         let own = Var::from_tensor(&point.weights[stage].detach())?;
         let mut architecture = point.detached().architecture;
-        let arch = match self.levels[stage].architecture {
-            Some(a) => {
-                let var = Var::from_tensor(&architecture[a])?;
-                architecture[a] = var.as_tensor().clone();
-                Some(var)
-            }
-            None => None,
-        };
-        let batch = &self.batches.valid;
-        let loss = self.supervised(stage, own.as_tensor(), &architecture, batch, VALID)?;
+        let level = &self.levels[stage];
+        let searched = level.architecture.filter(|_| level.criterion.validates_architecture());
+        let arch = searched.map(|a| variable(&mut architecture[a])).transpose()?;
+        let loss = self.validation(stage, own.as_tensor(), &architecture)?;
         let value = scalar(&loss)?;
-        let gradients = loss.backward()?;
+        let gradients = tetlo_kernels::backward(&loss)?;
         let name = &self.graph.stages[stage].name;
         let weights = take(&gradients, &own)
             .ok_or_else(|| Error::NoGradient(format!("the weights of stage `{name}`")))?;
@@ -311,20 +420,27 @@ impl<'a> Problem<'a> {
 
     /// Gradient of the objective's terms in the architecture alone, at the present weights.
     pub fn direct_gradient(&self, stage: usize, point: &Point) -> Result<(f64, Option<Tensor>)> {
-        let Some(a) = self.levels[stage].architecture else { return Ok((0.0, None)) };
+        let level = &self.levels[stage];
+        let searched = level.architecture.filter(|_| level.criterion.validates_architecture());
+        let Some(a) = searched else { return Ok((0.0, None)) };
         self.count();
         let mut context = point.detached();
-        let var = Var::from_tensor(&context.architecture[a])?;
-        context.architecture[a] = var.as_tensor().clone();
-        let (weights, batch) = (&context.weights[stage], &self.batches.valid);
-        let loss = self.supervised(stage, weights, &context.architecture, batch, VALID)?;
+        let var = variable(&mut context.architecture[a])?;
+        let loss = self.validation(stage, &context.weights[stage], &context.architecture)?;
         let value = scalar(&loss)?;
-        let gradient = take(&loss.backward()?, &var).ok_or_else(|| {
+        let gradient = take(&tetlo_kernels::backward(&loss)?, &var).ok_or_else(|| {
             let name = &self.graph.stages[stage].name;
             Error::NoGradient(format!("the architecture parameters of stage `{name}`"))
         })?;
         Ok((value, Some(gradient)))
     }
+}
+
+/// Puts a variable of the same value in the place of a tensor.
+pub(super) fn variable(place: &mut Tensor) -> Result<Var> {
+    let var = Var::from_tensor(&place.detach())?;
+    *place = var.as_tensor().clone();
+    Ok(var)
 }
 
 impl Point {

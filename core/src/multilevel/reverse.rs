@@ -1,26 +1,26 @@
 //! The reverse pass over a stage graph: one function for every number of levels.
 //!
-//! Each stage i makes one step of its inner optimiser, θ'_i = θ_i − η_i·d_i with
-//! d_i = ∇_θi L_i(θ_i; θ'_<i, A) + wd·θ_i + momentum·buffer. With the objective
-//! J = Σ_o w_o·CE(θ'_o, A; valid), the adjoint a_i = ∂J/∂θ'_i of each stage, from the top, is pulled
-//! back through its update by one mixed product:
+//! Each stage i trains its weights by T_i steps of its inner optimiser, θ_i → θ'_i, on its loss
+//! L_i(θ_i; θ'_<i, A). With the objective J = Σ_o w_o·CE(θ'_o, A; valid), the adjoint
+//! a_i = ∂J/∂θ'_i of each stage, from the top, is pulled back through its training by the stage's
+//! estimator; for one step of SGD that is one mixed product:
 //!
 //! ∂J/∂(θ'_j, A) += −η_i · ∇_(θ'_j, A) ⟨∇_θi L_i, a_i⟩   for j < i.
 //!
-//! The product is linear in a_i, so adjoints are summed before it, never after: k stages need
-//! 3k + 1 passes and one for each further term of the objective (METHODS.md §1.2: `DARTS` 4,
+//! The product is linear in a_i, so adjoints are summed before it, never after: k stages of one step
+//! need 3k + 1 passes and one for each further term of the objective (METHODS.md §1.2: `DARTS` 4,
 //! `TETLO` 8).
 
-use super::Hypergradient;
 use super::graph::Combine;
-use super::oracle::{Point, Problem};
-use super::stage::{MixedProduct, StageOracle, accumulate};
+use super::oracle::{Point, Problem, WarmStarts};
+use super::stage::{InnerStep, MixedProduct, Shared, StageOracle, Training, accumulate};
+use super::{Evaluated, Hypergradient, Limit};
 use crate::optim::norm;
 use crate::{Error, Result};
 use candle_core::Tensor;
 
 /// Which part of the objective a contribution comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Source {
     /// The first stage's own validation loss: G_m.
     Main,
@@ -66,6 +66,7 @@ impl Contribution {
             (Source::Main, Via::Update(0), _) => "main_through_W",
             (Source::Joint, Via::Update(0), _) => "through_W",
             (Source::Transfer, Via::Update(0), _) => "aux_through_W",
+            (Source::Transfer, Via::Objective, _) => "transferred_direct",
             _ => "aux_direct",
         }
     }
@@ -85,6 +86,10 @@ pub struct HyperGradient {
     pub training_losses: Vec<f64>,
     /// Forward and backward passes it took.
     pub passes: usize,
+    /// What its estimators evaluated.
+    pub evaluated: Evaluated,
+    /// What its estimators keep for the next architecture step.
+    pub warm: WarmStarts,
     pub(super) direct_term: bool,
     pub(super) transfer_reaches: bool,
 }
@@ -159,19 +164,26 @@ impl Adjoint {
     }
 }
 
-/// The gradient of the objective in all architecture parameters.
+/// The gradient of the objective in all architecture parameters; `estimators` has one a stage.
 ///
 /// # Errors
-/// A loss or gradient is not finite, or the estimator does not support the networks.
+/// A loss or gradient is not finite, or an estimator does not support the networks.
 pub fn hypergradient(
     problem: &Problem<'_>,
     point: &Point,
-    estimator: &dyn Hypergradient,
+    estimators: &[&dyn Hypergradient],
     adjoints: Adjoints,
 ) -> Result<HyperGradient> {
+    if estimators.len() != problem.graph.stages.len() {
+        return Err(Error::Invalid(format!(
+            "{} estimators for {} stages",
+            estimators.len(),
+            problem.graph.stages.len()
+        )));
+    }
     let before = problem.passes.get();
-    let mut result = if estimator.unrolls() {
-        unrolled(problem, point, estimator, adjoints)?
+    let mut result = if estimators.iter().any(|e| e.unrolls()) {
+        unrolled(problem, point, estimators, adjoints)?
     } else {
         first_order(problem, point)?
     };
@@ -186,6 +198,8 @@ fn empty(problem: &Problem<'_>) -> HyperGradient {
         validation_losses: vec![],
         training_losses: vec![],
         passes: 0,
+        evaluated: Evaluated::default(),
+        warm: WarmStarts::new(),
         direct_term: problem.graph.direct_term,
         transfer_reaches: false,
     }
@@ -222,22 +236,25 @@ fn first_order(problem: &Problem<'_>, point: &Point) -> Result<HyperGradient> {
 fn unrolled(
     problem: &Problem<'_>,
     point: &Point,
-    estimator: &dyn Hypergradient,
+    estimators: &[&dyn Hypergradient],
     adjoints: Adjoints,
 ) -> Result<HyperGradient> {
     let graph = problem.graph;
     let stages = graph.stages.len();
     let mut result = empty(problem);
 
-    // Forward: one inner step a stage. `updated[i]` has stages before i updated, i itself not yet.
+    // Forward: the inner steps of each stage.
     let mut updated = point.detached();
-    let mut before_update = Vec::with_capacity(stages);
-    for stage in 0..stages {
-        let (loss, next) = problem.unrolled(stage, &updated)?;
-        check_finite(loss, problem, stage, "training loss")?;
+    let mut trained = Vec::with_capacity(stages);
+    for (stage, estimator) in estimators.iter().enumerate() {
+        if !estimator.unrolls() {
+            trained.push(None);
+            continue;
+        }
+        let (training, loss) = train(problem, stage, &updated)?;
         result.training_losses.push(loss);
-        before_update.push(updated.weights[stage].clone());
-        updated.weights[stage] = next;
+        updated.weights[stage] = training.weights.clone();
+        trained.push(Some(training));
     }
 
     // The objective's own gradients.
@@ -271,34 +288,40 @@ fn unrolled(
         }
     }
 
-    // Reverse: pull each stage's adjoint back through its update.
-    for stage in (0..stages).rev() {
-        let mut at = updated.clone();
-        at.weights[stage] = before_update[stage].clone();
-        let eta = problem.levels[stage].inner.learning_rate;
+    // Reverse: pull each stage's adjoint back through its training.
+    for (stage, training) in trained.iter().enumerate().rev() {
+        let Some(training) = training else { continue };
+        let estimator = estimators[stage];
+        let eta = problem.levels[stage].inner.learning_rate();
         for adjoint in &mut carried {
             let Some(v) = adjoint.of_stage[stage].take() else { continue };
             let length = norm(&v)?;
             check_finite(length, problem, stage, "hypergradient")?;
-            let factor = if adjoint.without_rates { -1.0 } else { -eta };
-            if length == 0.0 || factor == 0.0 {
+            let through_rate = estimator.limit() == Limit::Updates && !adjoint.without_rates;
+            if length == 0.0 || (through_rate && eta == 0.0) {
                 // Nothing to pull back at this step: no division by a zero norm.
                 result.transfer_reaches |= adjoint.source == Source::Transfer;
                 continue;
             }
-            let oracle = StageOracle::new(problem, stage, &at);
-            let MixedProduct { weights, architecture } = estimator.mixed_product(&oracle, &v)?;
+            let key = (stage, adjoint.source);
+            let shared = Shared::default();
+            let oracle = StageOracle::new(problem, stage, &updated, training, &shared)
+                .without_rates(adjoint.without_rates)
+                .starting_at(problem.warm.get(&key));
+            let MixedProduct { weights, architecture, .. } = estimator.pull_back(&oracle, &v)?;
+            result.evaluated = result.evaluated.plus(shared.evaluated.get());
+            if let Some(solution) = shared.solution.into_inner() {
+                result.warm.insert(key, solution);
+            }
             for (earlier, gradient) in weights.iter().enumerate() {
                 if let Some(gradient) = gradient {
-                    accumulate(&mut adjoint.of_stage[earlier], gradient, factor)?;
+                    accumulate(&mut adjoint.of_stage[earlier], gradient, 1.0)?;
                     adjoint.pulled[earlier] = true;
                 }
             }
             for (group, gradient) in architecture.into_iter().enumerate() {
                 let Some(gradient) = gradient else { continue };
                 let (source, via) = (adjoint.source, Via::Update(stage));
-                // A searched auxiliary descends J itself, with its learning rates.
-                let factor = if group == 0 { factor } else { -eta };
                 if group > 0 && adjoint.without_rates && adjoint.pulled[stage] {
                     return Err(Error::config(
                         "`combine = \"no-lr-factors\"` does not go with an auxiliary model that is \
@@ -306,12 +329,40 @@ fn unrolled(
                     ));
                 }
                 result.transfer_reaches |= group == 0 && source == Source::Transfer;
-                let gradient = (gradient * factor)?;
                 result.contributions.push(Contribution { source, via, group, gradient });
             }
         }
     }
     Ok(result)
+}
+
+/// The inner steps of a stage from `point`, and the loss before the first.
+fn train(problem: &Problem<'_>, stage: usize, point: &Point) -> Result<(Training, f64)> {
+    let inner = problem.unrolled_inner(stage);
+    let count = problem.graph.stages[stage].unroll_steps;
+    let mut point = point.clone();
+    let mut memory = problem.levels[stage].memory.clone();
+    let mut steps = Vec::with_capacity(count);
+    let mut first = 0.0;
+    for i in 0..count {
+        let found = problem.inner_gradient(stage, &point)?;
+        check_finite(found.loss, problem, stage, "training loss")?;
+        if i == 0 {
+            first = found.loss;
+        }
+        let weights = point.weights[stage].clone();
+        let (next, after) = if i + 1 == count {
+            (inner.unrolled(&weights, &found.gradient, &memory)?, memory.clone())
+        } else {
+            inner.advanced(&weights, &found.gradient, &memory)?
+        };
+        let gradient = inner.is_adaptive().then_some(found.gradient);
+        steps.push(InnerStep { weights, gradient, memory });
+        point.weights[stage] = next;
+        memory = after;
+    }
+    let weights = point.weights.swap_remove(stage);
+    Ok((Training { steps, weights }, first))
 }
 
 fn check_finite(value: f64, problem: &Problem<'_>, stage: usize, what: &str) -> Result<()> {
@@ -342,7 +393,7 @@ pub fn objective_parts(
     let mut updated = point.detached();
     for stage in 0..problem.graph.stages.len() {
         updated.architecture = architecture(Via::Update(stage));
-        updated.weights[stage] = problem.unrolled(stage, &updated)?.1;
+        updated.weights[stage] = train(problem, stage, &updated)?.0.weights;
     }
     updated.architecture = architecture(Via::Objective);
     let (mut main, mut transfer) = (0.0, 0.0);

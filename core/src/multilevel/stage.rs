@@ -1,15 +1,19 @@
-//! One stage as an estimator sees it: differences and products of its second derivatives.
+//! One stage as an estimator sees it: differences and products of its second derivatives, and the
+//! steps that its training made.
 
 use super::graph::LossTerm;
-use super::oracle::{Point, Problem, TRAIN, TRANSFER, take};
-use crate::optim::add_scaled;
+use super::oracle::{Point, Problem, take, variable};
+use crate::kinds::TransferLoss;
+use crate::optim::{InnerState, StepAdjoint, add_scaled, norm};
 use crate::{Error, Result};
 use candle_core::{Tensor, Var};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 
-/// Gradients in a stage's context.
-#[derive(Debug, Clone)]
+/// Gradients of a stage's loss, or of a product with its gradient.
+#[derive(Debug, Clone, Default)]
 pub struct MixedProduct {
+    /// In the stage's own weights; only where asked for.
+    pub own: Option<Tensor>,
     /// In the weights of the stages before it; `None`: the loss does not depend on them.
     pub weights: Vec<Option<Tensor>>,
     /// In each group of architecture parameters.
@@ -18,15 +22,41 @@ pub struct MixedProduct {
 
 impl MixedProduct {
     fn none(point: &Point, stage: usize) -> Self {
-        Self { weights: vec![None; stage], architecture: vec![None; point.architecture.len()] }
+        Self {
+            own: None,
+            weights: vec![None; stage],
+            architecture: vec![None; point.architecture.len()],
+        }
     }
 
     /// All parts times `factor`.
-    pub fn scaled(self, factor: f64) -> Result<Self> {
-        let scale = |list: Vec<Option<Tensor>>| -> Result<Vec<Option<Tensor>>> {
-            list.into_iter().map(|t| Ok(t.map(|t| t * factor).transpose()?)).collect()
-        };
-        Ok(Self { weights: scale(self.weights)?, architecture: scale(self.architecture)? })
+    pub fn scaled(mut self, factor: f64) -> Result<Self> {
+        for part in self.parts_mut() {
+            *part = (&*part * factor)?;
+        }
+        Ok(self)
+    }
+
+    /// Every part that is there, in a fixed order.
+    pub fn parts_mut(&mut self) -> impl Iterator<Item = &mut Tensor> {
+        let Self { own, weights, architecture } = self;
+        own.iter_mut().chain(weights.iter_mut().flatten()).chain(architecture.iter_mut().flatten())
+    }
+
+    /// Adds `factor` · `other`.
+    ///
+    /// # Errors
+    /// Shapes differ.
+    pub fn add(&mut self, factor: f64, other: &Self) -> Result<()> {
+        let Self { own, weights, architecture } = self;
+        let sums = std::iter::once(own).chain(weights).chain(architecture);
+        let parts = std::iter::once(&other.own).chain(&other.weights).chain(&other.architecture);
+        for (sum, part) in sums.zip(parts) {
+            if let Some(part) = part {
+                accumulate(sum, part, factor)?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -39,51 +69,160 @@ pub(super) fn accumulate(sum: &mut Option<Tensor>, value: &Tensor, factor: f64) 
     Ok(())
 }
 
+/// One inner step of a stage, as it was made.
+#[derive(Debug, Clone)]
+pub(super) struct InnerStep {
+    /// The weights before it.
+    pub weights: Tensor,
+    /// The gradient at these, where the optimiser's derivative needs it.
+    pub gradient: Option<Tensor>,
+    /// The memory before it.
+    pub memory: InnerState,
+}
+
+/// The training of a stage between two architecture steps, as the hypergradient sees it.
+#[derive(Debug, Clone)]
+pub(super) struct Training {
+    /// Its steps.
+    pub steps: Vec<InnerStep>,
+    /// The weights after the last.
+    pub weights: Tensor,
+}
+
+/// Which parts of a product are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Wants {
+    own: bool,
+    context: bool,
+}
+
+/// How often an estimator asked for what.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Evaluated {
+    /// Mixed products by a difference of two gradients.
+    pub differences: usize,
+    /// Mixed products by double backward.
+    pub double_backward: usize,
+    /// Products with the stage's Hessian alone, by either way.
+    pub hessian: usize,
+    /// Plain gradients.
+    pub gradients: usize,
+    /// Inner steps that adjoints were taken through.
+    pub steps: usize,
+}
+
+impl Evaluated {
+    /// What the field calls an estimator that does this.
+    pub fn method(self) -> String {
+        let through = if self.steps > 0 { "" } else { "implicit, " };
+        let products = match (self.differences, self.double_backward) {
+            (0, 0) if self.hessian + self.gradients == 0 => return "first-order".into(),
+            (0, 0) => "no mixed product",
+            (d, 0) if self.steps > 0 && d >= 2 * self.steps => "richardson",
+            (_, 0) => "central-difference",
+            (0, _) => "exact",
+            _ => "central-difference and exact",
+        };
+        let solve = match (self.hessian, self.gradients) {
+            (0, 0) => String::new(),
+            (0, g) => format!(", {g} gradients"),
+            (h, _) if self.steps > 0 => format!(", {h} Hessian products"),
+            (h, _) => format!(", solved with {h} Hessian products"),
+        };
+        format!("{through}{products}{solve}")
+    }
+
+    /// The sum of two counts.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            differences: self.differences + other.differences,
+            double_backward: self.double_backward + other.double_backward,
+            hessian: self.hessian + other.hessian,
+            gradients: self.gradients + other.gradients,
+            steps: self.steps + other.steps,
+        }
+    }
+}
+
+/// What all views of one stage share.
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    pub(super) evaluated: Cell<Evaluated>,
+    pub(super) solution: RefCell<Option<Tensor>>,
+}
+
 /// One stage at a point, as an estimator sees it.
+///
+/// At first that point is the end of the stage's training; [`StageOracle::through_updates`] shows the
+/// points before its steps.
 #[derive(Debug)]
 pub struct StageOracle<'a> {
     problem: &'a Problem<'a>,
     stage: usize,
     point: &'a Point,
-    evaluated: Cell<Evaluated>,
-}
-
-/// How often an estimator asked for second derivatives, by the way they were computed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Evaluated {
-    /// By a difference of two gradients.
-    pub differences: usize,
-    /// By double backward.
-    pub double_backward: usize,
-}
-
-impl Evaluated {
-    /// What the field calls an estimator that does this; `None` for one that does both.
-    pub fn method(self) -> Option<&'static str> {
-        match (self.differences, self.double_backward) {
-            (0, 0) => Some("first-order"),
-            (_, 0) => Some("central-difference"),
-            (0, _) => Some("exact"),
-            _ => None,
-        }
-    }
+    training: &'a Training,
+    own: &'a Tensor,
+    without_rates: bool,
+    start: Option<&'a Tensor>,
+    wants: Wants,
+    shared: &'a Shared,
 }
 
 impl<'a> StageOracle<'a> {
-    /// Stage `stage` of `problem`; `point` holds its own weights before the update, those of earlier
-    /// stages after theirs.
-    pub fn new(problem: &'a Problem<'a>, stage: usize, point: &'a Point) -> Self {
-        Self { problem, stage, point, evaluated: Cell::default() }
+    /// Stage `stage` of `problem`; `point` holds the weights of all stages after their training.
+    pub(super) fn new(
+        problem: &'a Problem<'a>,
+        stage: usize,
+        point: &'a Point,
+        training: &'a Training,
+        shared: &'a Shared,
+    ) -> Self {
+        Self {
+            problem,
+            stage,
+            point,
+            training,
+            own: &training.weights,
+            without_rates: false,
+            start: None,
+            wants: Wants { own: false, context: true },
+            shared,
+        }
     }
 
-    /// What has been computed through this oracle so far.
-    pub fn evaluated(&self) -> Evaluated {
-        self.evaluated.get()
+    /// The same, pulling back by −1 in place of −η (`no-lr-factors`).
+    pub(super) fn without_rates(self, without_rates: bool) -> Self {
+        Self { without_rates, ..self }
     }
 
-    /// The stage's own weights, at which the mixed derivative is taken.
+    /// The same with a solution to start from.
+    pub(super) fn starting_at(self, start: Option<&'a Tensor>) -> Self {
+        Self { start, ..self }
+    }
+
+    fn at<'b>(&'b self, own: &'b Tensor, wants: Wants) -> StageOracle<'b> {
+        StageOracle { own, wants, ..*self }
+    }
+
+    /// The stage's own weights, at which derivatives are taken.
     pub fn weights(&self) -> &Tensor {
-        &self.point.weights[self.stage]
+        self.own
+    }
+
+    /// Inner learning rate of the stage.
+    pub fn learning_rate(&self) -> f64 {
+        self.problem.levels[self.stage].inner.learning_rate()
+    }
+
+    /// The solution of the linear system that this estimator kept at the last architecture step.
+    pub fn warm_start(&self) -> Option<&Tensor> {
+        self.start
+    }
+
+    /// Keeps a solution for the next architecture step.
+    pub fn keep(&self, solution: Tensor) {
+        self.shared.solution.replace(Some(solution));
     }
 
     /// The product of a loss that does not depend on its context.
@@ -91,48 +230,185 @@ impl<'a> StageOracle<'a> {
         MixedProduct::none(self.point, self.stage)
     }
 
-    /// ∇_context L(plus, context) − ∇_context L(minus, context): two passes.
+    fn evaluate(&self, change: impl FnOnce(&mut Evaluated)) {
+        let mut evaluated = self.shared.evaluated.get();
+        change(&mut evaluated);
+        self.shared.evaluated.set(evaluated);
+    }
+
+    /// The adjoint of the stage's trained weights through every step of its training, from the last:
+    /// with the transpose v_t of the optimiser's step,
+    /// ∂J/∂context += −η·∇_context ⟨∇_θ L(θ_t), v_t⟩ and ∂J/∂θ_t += −η·∇_θ ⟨∇_θ L(θ_t), v_t⟩.
+    /// `product` gives these products.
+    ///
+    /// # Errors
+    /// Those of `product`.
+    pub fn through_updates(
+        &self,
+        adjoint: &Tensor,
+        product: impl Fn(&StageOracle<'_>, &Tensor) -> Result<MixedProduct>,
+    ) -> Result<MixedProduct> {
+        let inner = self.problem.unrolled_inner(self.stage);
+        let eta = inner.learning_rate();
+        let mut total = self.no_product();
+        let mut after = StepAdjoint { weights: adjoint.clone(), first: None, second: None };
+        for (i, step) in self.training.steps.iter().enumerate().rev() {
+            let InnerStep { weights, gradient, memory } = step;
+            // SGD's derivative does not contain the gradient: any tensor of the shape will do.
+            let gradient = gradient.as_ref().unwrap_or(weights);
+            let (direction, mut before) = inner.transpose(weights, gradient, memory, after)?;
+            let wants = Wants { own: i > 0, context: true };
+            self.evaluate(|e| e.steps += 1);
+            if norm(&direction)? > 0.0 {
+                let MixedProduct { own, weights, architecture } =
+                    product(&self.at(weights, wants), &direction)?;
+                if let Some(own) = own {
+                    before.weights = add_scaled(&before.weights, -eta, &own)?;
+                }
+                let factor = if self.without_rates { -1.0 } else { -eta };
+                for (sum, part) in total.weights.iter_mut().zip(weights) {
+                    if let Some(part) = part {
+                        accumulate(sum, &part, factor)?;
+                    }
+                }
+                for (group, part) in architecture.into_iter().enumerate() {
+                    // A searched auxiliary descends J itself, with its learning rates.
+                    let factor = if group == 0 { factor } else { -eta };
+                    if let Some(part) = part {
+                        accumulate(&mut total.architecture[group], &part, factor)?;
+                    }
+                }
+            }
+            after = before;
+        }
+        Ok(total)
+    }
+
+    /// The adjoint of a *solution* θ*(context) of the stage, where ∇_θ L + wd·θ = 0: with
+    /// v = (∇²_θ L + wd)⁻¹·adjoint, ∂J/∂context = −∇_context ⟨∇_θ L, v⟩.
+    ///
+    /// # Errors
+    /// Those of `product`.
+    pub fn through_solution(
+        &self,
+        v: &Tensor,
+        product: impl Fn(&StageOracle<'_>, &Tensor) -> Result<MixedProduct>,
+    ) -> Result<MixedProduct> {
+        product(self, v)?.scaled(-1.0)
+    }
+
+    /// (∇²_θ L + wd)·v at these weights, by `product`.
+    ///
+    /// # Errors
+    /// Those of `product`.
+    pub fn hessian(
+        &self,
+        v: &Tensor,
+        product: impl Fn(&StageOracle<'_>, &Tensor) -> Result<MixedProduct>,
+    ) -> Result<Tensor> {
+        let before = self.shared.evaluated.get();
+        let own = product(&self.at(self.own, Wants { own: true, context: false }), v)?.own;
+        // A product with the Hessian alone is not one of the mixed products.
+        self.shared.evaluated.set(Evaluated { hessian: before.hessian + 1, ..before });
+        let own = own.map_or_else(|| v.zeros_like(), Ok)?;
+        let decay = self.problem.unrolled_inner(self.stage).weight_decay();
+        if decay == 0.0 { Ok(own) } else { add_scaled(&own, decay, v) }
+    }
+
+    /// ∇_θ L + wd·θ at other weights of the stage: one pass.
+    ///
+    /// # Errors
+    /// The loss does not reach the weights.
+    pub fn gradient(&self, own: &Tensor) -> Result<Tensor> {
+        self.evaluate(|e| e.gradients += 1);
+        let mut point = self.point.clone();
+        point.weights[self.stage] = own.clone();
+        let gradient = self.problem.inner_gradient(self.stage, &point)?.gradient;
+        let decay = self.problem.unrolled_inner(self.stage).weight_decay();
+        if decay == 0.0 { Ok(gradient) } else { add_scaled(&gradient, decay, own) }
+    }
+
+    /// The diagonal of ∂(step)/∂(gradient) of the stage's last inner step, applied to `v`, without the
+    /// learning rate.
+    ///
+    /// # Errors
+    /// Shapes differ.
+    pub fn adapted(&self, v: &Tensor) -> Result<Tensor> {
+        let inner = self.problem.unrolled_inner(self.stage);
+        let Some(InnerStep { weights, gradient, memory }) = self.training.steps.last() else {
+            return Ok(v.clone());
+        };
+        let gradient = gradient.as_ref().unwrap_or(weights);
+        let after = StepAdjoint { weights: v.clone(), first: None, second: None };
+        Ok(inner.transpose(weights, gradient, memory, after)?.0)
+    }
+
+    /// ∇ L(plus, context) − ∇ L(minus, context), in the context and, where it is wanted, in the
+    /// stage's own weights: two passes.
     ///
     /// The teacher of a transfer term is the same in both, so its part is one vector–Jacobian
     /// product with the difference of the gradients at its features.
+    ///
+    /// # Errors
+    /// The loss does not reach what it should.
     pub fn context_difference(&self, plus: &Tensor, minus: &Tensor) -> Result<MixedProduct> {
         let (problem, stage) = (self.problem, self.stage);
         problem.count();
         problem.count();
-        let Evaluated { differences, double_backward } = self.evaluated.get();
-        self.evaluated.set(Evaluated { differences: differences + 1, double_backward });
+        self.evaluate(|e| e.differences += 1);
         let mut product = MixedProduct::none(self.point, stage);
-        for term in &problem.graph.stages[stage].loss {
+        for (i, term) in problem.graph.stages[stage].loss.iter().enumerate() {
             match term {
-                LossTerm::Supervised { weight } if *weight > 0.0 => {
-                    self.supervised_difference(&mut product, *weight, plus, minus)?;
+                _ if term.weight() <= 0.0 => {}
+                LossTerm::Supervised { .. } => {
+                    self.supervised_difference(&mut product, term, plus, minus)?;
                 }
-                LossTerm::Transfer { from, weight } if *weight > 0.0 => {
-                    self.transfer_difference(&mut product, *from, *weight, plus, minus)?;
+                LossTerm::Transfer { from, .. } => {
+                    self.transfer_difference(&mut product, i, *from, plus, minus)?;
                 }
-                _ => {}
             }
         }
         Ok(product)
     }
 
+    /// The stage's own weights as a variable if their gradient is wanted, and their tensor.
+    fn own_variable(&self, own: &Tensor) -> Result<(Option<Var>, Tensor)> {
+        let mut own = own.detach();
+        let var = if self.wants.own { Some(variable(&mut own)?) } else { None };
+        Ok((var, own))
+    }
+
+    /// The group of architecture parameters of a stage, if their gradient is wanted.
+    fn group(&self, stage: usize) -> Option<usize> {
+        self.problem.levels[stage].architecture.filter(|_| self.wants.context)
+    }
+
     fn supervised_difference(
         &self,
         product: &mut MixedProduct,
-        weight: f64,
+        term: &LossTerm,
         plus: &Tensor,
         minus: &Tensor,
     ) -> Result<()> {
         let (problem, stage) = (self.problem, self.stage);
-        let Some(a) = problem.levels[stage].architecture else { return Ok(()) };
-        for (sign, own) in [(weight, plus), (-weight, minus)] {
+        let group = self.group(stage);
+        if group.is_none() && !self.wants.own {
+            return Ok(());
+        }
+        for (sign, own) in [(term.weight(), plus), (-term.weight(), minus)] {
             let mut architecture = self.point.detached().architecture;
-            let var = Var::from_tensor(&architecture[a])?;
-            architecture[a] = var.as_tensor().clone();
-            let batch = &problem.batches.train;
-            let loss = problem.supervised(stage, &own.detach(), &architecture, batch, TRAIN)?;
-            let gradient = take(&loss.backward()?, &var).ok_or_else(|| self.no_gradient())?;
-            accumulate(&mut product.architecture[a], &gradient, sign)?;
+            let arch = group.map(|a| variable(&mut architecture[a])).transpose()?;
+            let (var, own) = self.own_variable(own)?;
+            let (loss, _) = problem.supervised(stage, &own, &architecture, term.split())?;
+            let gradients = tetlo_kernels::backward(&loss)?;
+            if let (Some(a), Some(arch)) = (group, arch) {
+                let gradient = take(&gradients, &arch).ok_or_else(|| self.no_gradient())?;
+                accumulate(&mut product.architecture[a], &gradient, sign)?;
+            }
+            if let Some(var) = var {
+                let gradient = take(&gradients, &var).ok_or_else(|| self.no_gradient())?;
+                accumulate(&mut product.own, &gradient, sign)?;
+            }
         }
         Ok(())
     }
@@ -140,57 +416,69 @@ impl<'a> StageOracle<'a> {
     fn transfer_difference(
         &self,
         product: &mut MixedProduct,
+        index: usize,
         from: usize,
-        weight: f64,
         plus: &Tensor,
         minus: &Tensor,
     ) -> Result<()> {
         let (problem, stage) = (self.problem, self.stage);
-        let batch = problem.transfer_batch()?;
+        let term = &problem.graph.stages[stage].loss[index];
         let mut context = self.point.detached();
-        let teacher = Var::from_tensor(&context.weights[from])?;
-        let arch = match problem.levels[from].architecture {
-            Some(a) => {
-                let var = Var::from_tensor(&context.architecture[a])?;
-                context.architecture[a] = var.as_tensor().clone();
-                Some((a, var))
+        let (mut teacher, mut arch) = (None, None);
+        if self.wants.context {
+            teacher = Some(variable(&mut context.weights[from])?);
+            if let Some(a) = self.group(from) {
+                arch = Some((a, variable(&mut context.architecture[a])?));
             }
-            None => None,
-        };
-        let output =
-            problem.run(from, teacher.as_tensor(), &context.architecture, batch, TRANSFER)?;
-        let features = problem.teacher(&output, stage)?;
-        let leaf = Var::from_tensor(&features.detach())?;
-        let own_arch = problem.levels[stage].architecture;
-        let mut cotangent: Option<Tensor> = None;
-        for (sign, own) in [(weight, plus), (-weight, minus)] {
+        }
+        let weights = &context.weights[from];
+        let said = problem.said(from, weights, &context.architecture, term.split())?;
+        let features = problem.teacher(&said, stage, index)?;
+        let leaves = features
+            .tensors()
+            .map(|t| Ok(Var::from_tensor(&t.detach())?))
+            .collect::<Result<Vec<_>>>()?;
+        let mut next = leaves.iter();
+        let leaf = features.map(|t| Ok(next.next().map_or(t, |v| v.as_tensor()).clone()))?;
+        let own_group = self.group(stage);
+        let mut cotangents: Vec<Option<Tensor>> = vec![None; leaves.len()];
+        for (sign, own) in [(term.weight(), plus), (-term.weight(), minus)] {
             let mut architecture = self.point.detached().architecture;
-            let var = match own_arch {
-                Some(a) => {
-                    let var = Var::from_tensor(&architecture[a])?;
-                    architecture[a] = var.as_tensor().clone();
-                    Some((a, var))
-                }
-                None => None,
-            };
-            let aux = problem.run(stage, &own.detach(), &architecture, batch, TRANSFER)?;
-            let aux = problem.features(&aux)?;
-            let loss = problem.transfer_value(stage, leaf.as_tensor(), &aux)?;
+            let own_arch = own_group.map(|a| variable(&mut architecture[a])).transpose()?;
+            let (var, own) = self.own_variable(own)?;
+            let loss = problem.transfer((stage, index), leaf.clone(), &own, &architecture)?;
             if !loss.track_op() {
                 continue; // the loss does not reach the teacher (hard targets)
             }
-            let gradients = loss.backward()?;
-            if let Some(gradient) = take(&gradients, &leaf) {
-                accumulate(&mut cotangent, &gradient, sign)?;
+            let gradients = tetlo_kernels::backward(&loss)?;
+            for (cotangent, leaf) in cotangents.iter_mut().zip(&leaves) {
+                if let Some(gradient) = take(&gradients, leaf) {
+                    accumulate(cotangent, &gradient, sign)?;
+                }
             }
-            if let Some((a, var)) = var
-                && let Some(gradient) = take(&gradients, &var)
+            if let (Some(a), Some(arch)) = (own_group, own_arch)
+                && let Some(gradient) = take(&gradients, &arch)
             {
                 accumulate(&mut product.architecture[a], &gradient, sign)?;
             }
+            if let Some(var) = var
+                && let Some(gradient) = take(&gradients, &var)
+            {
+                accumulate(&mut product.own, &gradient, sign)?;
+            }
         }
-        let Some(cotangent) = cotangent else { return Ok(()) };
-        let gradients = (features * cotangent)?.sum_all()?.backward()?;
+        let Some(teacher) = teacher else { return Ok(()) };
+        let mut pulled: Option<Tensor> = None;
+        for (feature, cotangent) in features.tensors().zip(cotangents) {
+            let Some(cotangent) = cotangent else { continue };
+            let part = (feature * cotangent)?.sum_all()?;
+            pulled = Some(match pulled {
+                Some(sum) => (sum + part)?,
+                None => part,
+            });
+        }
+        let Some(pulled) = pulled else { return Ok(()) };
+        let gradients = tetlo_kernels::backward(&pulled)?;
         // A network that is cut somewhere would silently lose the whole transferred part.
         let name = &problem.graph.stages[from].name;
         let missing = |what: &str| Error::NoGradient(format!("the {what} of stage `{name}`"));
@@ -204,7 +492,8 @@ impl<'a> StageOracle<'a> {
         Ok(())
     }
 
-    /// ∇_context ⟨∇_own L, v⟩ by double backward: exact, for networks of plain tensor operations.
+    /// ∇ ⟨∇_own L, v⟩ by double backward, in the context and, where it is wanted, in the stage's own
+    /// weights: exact, for networks that have second derivatives.
     ///
     /// # Errors
     /// Second derivatives are not switched on in this process (see
@@ -219,16 +508,15 @@ impl<'a> StageOracle<'a> {
         self.check_twice_differentiable()?;
         problem.count();
         problem.count();
-        let Evaluated { differences, double_backward } = self.evaluated.get();
-        self.evaluated.set(Evaluated { differences, double_backward: double_backward + 1 });
+        self.evaluate(|e| e.double_backward += 1);
         let own = Var::from_tensor(&self.weights().detach())?;
-        let vars = |list: &[Tensor]| -> Result<Vec<Var>> {
-            list.iter().map(|t| Ok(Var::from_tensor(&t.detach())?)).collect()
+        let mut context = self.point.detached();
+        context.weights.truncate(stage);
+        let variables = |list: &mut [Tensor]| -> Result<Vec<Var>> {
+            if self.wants.context { list.iter_mut().map(variable).collect() } else { Ok(vec![]) }
         };
-        let weights = vars(&self.point.weights[..stage])?;
-        let architecture = vars(&self.point.architecture)?;
-        let tensors = |v: &[Var]| v.iter().map(|v| v.as_tensor().clone()).collect::<Vec<_>>();
-        let context = Point { weights: tensors(&weights), architecture: tensors(&architecture) };
+        let weights = variables(&mut context.weights)?;
+        let architecture = variables(&mut context.architecture)?;
         let (loss, _) = problem.stage_loss(stage, own.as_tensor(), &context)?;
         let mut product = MixedProduct::none(self.point, stage);
         if !loss.track_op() {
@@ -247,6 +535,9 @@ impl<'a> StageOracle<'a> {
         for (out, var) in product.architecture.iter_mut().zip(&architecture) {
             *out = take(&second, var);
         }
+        if self.wants.own {
+            product.own = take(&second, &own);
+        }
         Ok(product)
     }
 
@@ -261,12 +552,11 @@ impl<'a> StageOracle<'a> {
             Err(no_double_backward(&format!("the network of stage `{name}`")))
         };
         network(self.stage)?;
-        for term in &problem.graph.stages[self.stage].loss {
-            if let LossTerm::Transfer { from, weight } = term
-                && *weight > 0.0
-            {
-                network(*from)?;
-                if !problem.transfer_loss()?.twice_differentiable() {
+        for (stage, term, from, _) in problem.graph.transfers() {
+            if stage == self.stage {
+                network(from)?;
+                if !problem.transfers.get(stage, term).is_ok_and(TransferLoss::twice_differentiable)
+                {
                     return Err(no_double_backward("this transfer loss"));
                 }
             }

@@ -2,6 +2,7 @@
 
 use crate::{Error, Result};
 use candle_core::{CpuStorage, DType, Storage, Tensor, WithDType};
+use tetlo_kernels::flat::{self, Real};
 
 /// Runs `f` on the values of a contiguous CPU tensor.
 fn with_slice<T: WithDType, R>(t: &Tensor, f: impl FnOnce(&[T]) -> R) -> Result<R> {
@@ -41,14 +42,12 @@ pub(super) fn linear_combination(parts: &[(f64, &Tensor)]) -> Result<Tensor> {
     }
 }
 
-fn combine<T: WithDType>(parts: &[(f64, &Tensor)]) -> Result<Tensor> {
-    const BLOCK: usize = 4096; // the running sum stays in the first cache level
-    let len = parts[0].1.elem_count();
-    let mut out: Vec<T> = Vec::with_capacity(len);
+fn combine<T: WithDType + Real>(parts: &[(f64, &Tensor)]) -> Result<Tensor> {
     let contiguous: Vec<Tensor> =
         parts.iter().map(|(_, t)| t.contiguous()).collect::<candle_core::Result<_>>()?;
     let guards: Vec<_> = contiguous.iter().map(|t| t.storage_and_layout()).collect();
     let mut slices: Vec<(T, &[T])> = Vec::with_capacity(parts.len());
+    let len = parts[0].1.elem_count();
     for ((storage, layout), (factor, _)) in guards.iter().zip(parts) {
         let Storage::Cpu(cpu) = &**storage else {
             return Err(Error::Invalid("flat vectors are on the CPU here".into()));
@@ -56,25 +55,8 @@ fn combine<T: WithDType>(parts: &[(f64, &Tensor)]) -> Result<Tensor> {
         let start = layout.start_offset();
         slices.push((T::from_f64(*factor), &CpuStorage::as_slice::<T>(cpu)?[start..start + len]));
     }
-    let one = T::from_f64(1.0);
-    let mut at = 0;
-    while at < len {
-        let end = (at + BLOCK).min(len);
-        let (factor, values) = slices[0];
-        if factor == one {
-            out.extend_from_slice(&values[at..end]);
-        } else {
-            out.extend(values[at..end].iter().map(|v| *v * factor));
-        }
-        for (factor, values) in &slices[1..] {
-            for (o, v) in out[at..end].iter_mut().zip(&values[at..end]) {
-                *o += *v * *factor;
-            }
-        }
-        at = end;
-    }
     let (shape, device) = (parts[0].1.shape().clone(), parts[0].1.device());
-    Ok(Tensor::from_vec(out, shape, device)?)
+    Ok(Tensor::from_vec(flat::linear_combination(&slices), shape, device)?)
 }
 
 /// a + factor·b; not differentiable.
@@ -82,22 +64,11 @@ pub fn add_scaled(a: &Tensor, factor: f64, b: &Tensor) -> Result<Tensor> {
     linear_combination(&[(1.0, a), (factor, b)])
 }
 
-/// Sums `f(a_i, b_i)` in f64 over 16 interleaved lanes: a fixed order that vectorises.
-fn lanes<T: WithDType>(a: &[T], b: &[T]) -> f64 {
-    let mut sums = [0f64; 16];
-    for (x, y) in a.chunks(16).zip(b.chunks(16)) {
-        for (s, (x, y)) in sums.iter_mut().zip(x.iter().zip(y)) {
-            *s += x.to_f64() * y.to_f64();
-        }
-    }
-    sums.iter().sum()
-}
-
 fn dot(a: &Tensor, b: &Tensor) -> Result<f64> {
     let (a, b) = (a.contiguous()?, b.contiguous()?);
     match a.dtype() {
-        DType::F64 => with_slice(&a, |x: &[f64]| with_slice(&b, |y: &[f64]| lanes(x, y)))?,
-        _ => with_slice(&a, |x: &[f32]| with_slice(&b, |y: &[f32]| lanes(x, y)))?,
+        DType::F64 => with_slice(&a, |x: &[f64]| with_slice(&b, |y: &[f64]| flat::dot(x, y)))?,
+        _ => with_slice(&a, |x: &[f32]| with_slice(&b, |y: &[f32]| flat::dot(x, y)))?,
     }
 }
 

@@ -2,86 +2,16 @@
 //! rate schedules, gradient clipping.
 
 mod flat;
+mod inner;
 mod schedule;
 
 pub use flat::{add_scaled, cosine, norm};
+pub use inner::{Inner, InnerRule, InnerState, Sgd, StepAdjoint};
 pub use schedule::CosineSchedule;
 
 use crate::{Error, Result};
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
-
-/// The inner optimiser of a stage: SGD with momentum and L2, as `torch.optim.SGD`.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Inner {
-    /// Learning rate η.
-    pub learning_rate: f64,
-    /// Momentum.
-    pub momentum: f64,
-    /// Weight decay (added to the gradient).
-    pub weight_decay: f64,
-}
-
-impl Inner {
-    /// The same without momentum and weight decay.
-    #[must_use]
-    pub fn without_memory(self) -> Self {
-        Self { momentum: 0.0, weight_decay: 0.0, ..self }
-    }
-
-    /// θ − η·(g + wd·θ + momentum·buffer): one step, nothing stored.
-    pub fn unrolled(
-        self,
-        weights: &Tensor,
-        gradient: &Tensor,
-        buffer: Option<&Tensor>,
-    ) -> Result<Tensor> {
-        let eta = self.learning_rate;
-        let mut parts = vec![(1.0 - eta * self.weight_decay, weights), (-eta, gradient)];
-        if let Some(buffer) = buffer
-            && self.momentum != 0.0
-        {
-            parts.push((-eta * self.momentum, buffer));
-        }
-        flat::linear_combination(&parts)
-    }
-}
-
-/// SGD's memory.
-#[derive(Debug, Clone, Default)]
-pub struct SgdState {
-    /// The momentum buffer; `None` before the first step.
-    pub momentum: Option<Tensor>,
-}
-
-impl SgdState {
-    /// One step with the gradient scaled to at most `clip` in norm (0: not clipped). Returns the new
-    /// weights and the gradient's norm before clipping.
-    ///
-    /// d = clip(g) + wd·θ; b ← momentum·b + d (b = d at the first step); θ ← θ − η·b.
-    ///
-    /// # Errors
-    /// Shapes differ.
-    pub fn step(
-        &mut self,
-        inner: Inner,
-        clip: f64,
-        weights: &Tensor,
-        gradient: &Tensor,
-    ) -> Result<(Tensor, f64)> {
-        let length = norm(gradient)?;
-        // torch.nn.utils.clip_grad_norm_: the factor is clip / (norm + 1e-6), at most 1.
-        let scale = if clip > 0.0 { (clip / (length + 1e-6)).min(1.0) } else { 1.0 };
-        let mut parts = vec![(scale, gradient), (inner.weight_decay, weights)];
-        if let Some(buffer) = &self.momentum {
-            parts.push((inner.momentum, buffer));
-        }
-        let buffer = flat::linear_combination(&parts)?;
-        let next = add_scaled(weights, -inner.learning_rate, &buffer)?;
-        self.momentum = Some(buffer);
-        Ok((next, length))
-    }
-}
 
 /// Adam with L2 (weight decay is part of the gradient), as `torch.optim.Adam`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -106,6 +36,9 @@ pub struct AdamState {
 }
 
 impl Adam {
+    /// Added to √v̂.
+    pub const EPSILON: f64 = 1e-8;
+
     /// The direction m̂/(√v̂ + 1e-8) for `gradient` (weight decay already in it); updates `state`.
     ///
     /// # Errors
@@ -122,7 +55,7 @@ impl Adam {
         let m_hat = (&m / (1.0 - self.beta1.powf(t)))?;
         let v_hat = (&v / (1.0 - self.beta2.powf(t)))?;
         state.moments = Some((m, v));
-        Ok((m_hat / (v_hat.sqrt()? + 1e-8)?)?)
+        Ok((m_hat / (v_hat.sqrt()? + Self::EPSILON)?)?)
     }
 
     /// One step: α ← α − lr·direction(g + wd·α).

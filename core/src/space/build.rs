@@ -5,7 +5,7 @@
 use super::head::AuxiliaryHead;
 use super::lower::NetworkBuilder;
 use super::mixing::{Mixed, OperationWeights, Places};
-use super::model::{KernelNetwork, MASK_STRIDE, Top};
+use super::model::{KernelNetwork, MASK_STRIDE, Resolutions, Top};
 use super::recipe::{Recipe, Site, Step};
 use super::skeleton::Skeleton;
 use super::spec::SpaceSpec;
@@ -58,6 +58,8 @@ struct Stack<'a> {
     last: Vec<StateId>,
     reduced: bool,
     channels: usize,
+    /// Outputs at the ends of the resolutions before this one.
+    finer: Vec<Vec<StateId>>,
 }
 
 impl<'a> Stack<'a> {
@@ -82,6 +84,7 @@ impl<'a> Stack<'a> {
             last: vec![stem],
             reduced: false,
             channels,
+            finer: vec![],
         })
     }
 
@@ -139,6 +142,18 @@ impl<'a> Stack<'a> {
         }
     }
 
+    /// The next cell or block halves the resolution and doubles the channels.
+    fn reduce(&mut self) {
+        self.channels *= 2;
+        self.finer.push(self.last.clone());
+    }
+
+    /// The ends of all resolutions, as they are read by others.
+    fn resolutions(&self) -> Resolutions {
+        let states = [self.finer.as_slice(), std::slice::from_ref(&self.last)].concat();
+        Resolutions { states, relu: false }
+    }
+
     fn push(&mut self, output: Vec<StateId>, reduction: bool) {
         self.before = std::mem::replace(&mut self.last, output);
         self.reduced = reduction;
@@ -184,7 +199,7 @@ impl SpaceSpec {
         for i in 0..self.skeleton.positions() {
             let reduction = self.skeleton.is_reduction(i);
             if reduction {
-                stack.channels *= 2;
+                stack.reduce();
             }
             let output = match self.skeleton.kind_at(i) {
                 Some(name) => mixed_cell(&mut stack, i, name, reduction, &places)?,
@@ -202,6 +217,7 @@ impl SpaceSpec {
             operation_weights: Some(OperationWeights::new(self, relaxation)),
             auxiliary: None,
             droppable: 0,
+            resolutions: stack.resolutions(),
         };
         KernelNetwork::finish(stack.builder, top)
     }
@@ -228,7 +244,7 @@ impl SpaceSpec {
         for i in 0..skeleton.positions() {
             let reduction = skeleton.is_reduction(i);
             if reduction {
-                stack.channels *= 2;
+                stack.reduce();
             }
             let output = match skeleton.kind_at(i) {
                 Some(name) => {
@@ -263,6 +279,7 @@ impl SpaceSpec {
             operation_weights: None,
             auxiliary,
             droppable,
+            resolutions: stack.resolutions(),
         };
         KernelNetwork::finish(stack.builder, top)
     }

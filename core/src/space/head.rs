@@ -14,7 +14,7 @@ use candle_core::Tensor;
 /// Plain tensor code: it reads one small map a step.
 #[derive(Debug)]
 pub(super) struct AuxiliaryHead {
-    pool: Vec<f32>,
+    pool: Vec<f64>,
     plane: usize,
     channels: usize,
     buffers_at: usize,
@@ -69,16 +69,19 @@ impl AuxiliaryHead {
         self.buffers_at
     }
 
-    /// Logits of a rectified map (N × C × H × W) and the batch statistics of the head.
+    /// Logits of a rectified map (N × C × H × W) and the batch statistics of the head; `smooth`: with
+    /// x·σ(x) for its rectifiers.
     pub(super) fn forward(
         &self,
         layout: &Layout,
         weights: &Tensor,
         map: &Tensor,
+        smooth: bool,
     ) -> Result<(Tensor, Tensor)> {
         let n = map.dims4()?.0;
         let view = |name: &str| layout.view(weights, &format!("{NAME}.{name}"));
         let pool = Tensor::from_slice(&self.pool, (self.plane, 4), map.device())?;
+        let pool = pool.to_dtype(map.dtype())?;
         let pooled = map.reshape((n * self.channels, self.plane))?.matmul(&pool)?;
         // [N, C, 4] → [N·4, C]: the 1 × 1 convolution is a matrix product.
         let rows = pooled.reshape((n, self.channels, 4))?.transpose(1, 2)?.contiguous()?;
@@ -86,32 +89,36 @@ impl AuxiliaryHead {
         let narrow = view("features.2.weight")?.reshape((NARROW, self.channels))?;
         let x = rows.matmul(&narrow.t()?)?;
         let (x, first) = batch_norm(&x, &view("features.3.weight")?, &view("features.3.bias")?)?;
-        let x = relu(&x)?.reshape((n, 4, NARROW))?.transpose(1, 2)?.contiguous()?;
+        let x = relu(&x, smooth)?.reshape((n, 4, NARROW))?.transpose(1, 2)?.contiguous()?;
         let wide = view("features.5.weight")?.reshape((WIDE, NARROW * 4))?;
         let x = x.reshape((n, NARROW * 4))?.matmul(&wide.t()?)?;
         let (x, second) = batch_norm(&x, &view("features.6.weight")?, &view("features.6.bias")?)?;
-        let logits = linear(&relu(&x)?, &view("classifier.weight")?, &view("classifier.bias")?)?;
+        let logits =
+            linear(&relu(&x, smooth)?, &view("classifier.weight")?, &view("classifier.bias")?)?;
         Ok((logits, Tensor::cat(&[first, second], 0)?))
     }
 }
 
 /// (H·W) × 4: averages of the four windows of side s − 3 at stride 3.
-fn pooling_matrix(height: usize, width: usize) -> Vec<f32> {
+fn pooling_matrix(height: usize, width: usize) -> Vec<f64> {
     let (rows, columns) = (height - 3, width - 3);
-    let mut matrix = vec![0f32; height * width * 4];
+    let mut matrix = vec![0.0; height * width * 4];
     for window in 0..4 {
         let (top, left) = (window / 2 * 3, window % 2 * 3);
         for y in top..top + rows {
             for x in left..left + columns {
-                matrix[(y * width + x) * 4 + window] = 1.0 / (rows * columns) as f32;
+                matrix[(y * width + x) * 4 + window] = 1.0 / (rows * columns) as f64;
             }
         }
     }
     matrix
 }
 
-/// max(0, x) with gradient 0 at 0 (candle's own gives 1 there).
-fn relu(x: &Tensor) -> Result<Tensor> {
+/// max(0, x) with gradient 0 at 0 (candle's own gives 1 there), or x·σ(x).
+fn relu(x: &Tensor, smooth: bool) -> Result<Tensor> {
+    if smooth {
+        return Ok(x.silu()?);
+    }
     let positive = x.detach().gt(0.0)?.to_dtype(x.dtype())?;
     Ok((x * positive)?)
 }

@@ -100,6 +100,7 @@ impl Auxiliary for ResNet {
         let input = builder.graph.input();
         let stem = vec![conv("conv1", self.width, 3, 1), norm("bn1")];
         let mut state = builder.chain("", stem, &[input])?;
+        let mut stages = Vec::with_capacity(self.stages);
         for stage in 0..self.stages {
             let out = self.width << stage;
             for i in 0..self.blocks {
@@ -107,8 +108,11 @@ impl Auxiliary for ResNet {
                 let name = format!("layer{}.{i}", stage + 1);
                 state = block(&mut builder, &name, state, out, stride)?;
             }
+            stages.push(state);
         }
-        Ok(Arc::new(KernelNetwork::classifier(builder, state, true, site.classes, "fc")?))
+        let network = KernelNetwork::classifier(builder, state, true, site.classes, "fc")?;
+        let network = network.with_resolutions(&stages);
+        Ok(Arc::new(if site.maps { network.with_maps()? } else { network }))
     }
 }
 

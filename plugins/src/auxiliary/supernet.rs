@@ -52,7 +52,8 @@ impl Auxiliary for AuxiliarySupernet {
         let mut space = site.space.clone();
         space.skeleton = space.skeleton.resized(channels, cells);
         let relaxation = self.relaxation.clone();
-        Ok(Arc::new(space.supernet(site.image, site.classes, relaxation)?))
+        let network = space.supernet(site.image, site.classes, relaxation)?;
+        Ok(Arc::new(if site.maps { network.with_maps()? } else { network }))
     }
 }
 

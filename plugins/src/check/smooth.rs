@@ -10,10 +10,11 @@ use tetlo_core::kinds::{CheckProblem, TransferLoss};
 use tetlo_core::layout::Layout;
 use tetlo_core::multilevel::check::{Arrays, CheckCase};
 use tetlo_core::multilevel::{
-    Batch, Batches, LossTerm, ModelRole, Objective, Point, Stage, StageGraph,
+    Batch, Batches, EstimatorRef, LossTerm, ModelRole, Objective, Point, Stage, StageGraph,
+    TransferLosses,
 };
 use tetlo_core::network::Network;
-use tetlo_core::optim::{Inner, at_least};
+use tetlo_core::optim::{Adam, Inner, InnerRule, InnerState, Sgd, at_least};
 use tetlo_core::registry::{self, FromOptions};
 use tetlo_core::rng::{Key, Purpose};
 use tetlo_core::{Error, Result, register_check_problem};
@@ -56,6 +57,10 @@ pub struct SmoothOptions {
     pub momentum: f64,
     /// Weight decay of all inner steps.
     pub weight_decay: f64,
+    /// The rule of all inner optimisers; Adam starts without memory.
+    pub optimizer: InnerRule,
+    /// Inner steps of each stage.
+    pub unroll_steps: usize,
     /// Weight of the transfer loss of the third model (four levels).
     pub lambda3: f64,
     /// Learning rate of the third model's step (four levels).
@@ -78,6 +83,8 @@ impl Default for SmoothOptions {
             target: Target::Soft,
             momentum: 0.0,
             weight_decay: 0.0,
+            optimizer: InnerRule::Sgd,
+            unroll_steps: 1,
             lambda3: 1.0,
             eta_v3: 0.025,
             gamma2: 1.0,
@@ -189,39 +196,46 @@ impl CheckProblem for Smooth {
         let o = &self.options;
         let networks = networks(levels, arrays)?;
         let mut weights = vec![];
-        let mut momentum = vec![];
+        let mut memory = vec![];
         for (network, (model, _)) in networks.iter().zip(MODELS) {
             weights.push(flat(arrays, &format!("{model}/"), network.weights())?);
             let prefix = format!("momentum/{model}/");
-            let buffered = o.momentum > 0.0 && arrays.keys().any(|name| name.starts_with(&prefix));
-            momentum.push(buffered.then(|| flat(arrays, &prefix, network.weights())).transpose()?);
+            let buffered = o.optimizer == InnerRule::Sgd
+                && o.momentum > 0.0
+                && arrays.keys().any(|name| name.starts_with(&prefix));
+            let buffer = buffered.then(|| flat(arrays, &prefix, network.weights())).transpose()?;
+            memory.push(InnerState::with_momentum(buffer));
         }
-        let inner = |learning_rate: f64| Inner {
-            learning_rate,
-            momentum: o.momentum,
-            weight_decay: o.weight_decay,
+        let inner = |learning_rate: f64| match o.optimizer {
+            InnerRule::Sgd => Inner::Sgd(Sgd {
+                learning_rate,
+                momentum: o.momentum,
+                weight_decay: o.weight_decay,
+            }),
+            InnerRule::Adam => Inner::Adam(Adam {
+                learning_rate,
+                beta1: 0.9,
+                beta2: 0.999,
+                weight_decay: o.weight_decay,
+            }),
         };
         let (inputs, classes) = (dims2(arrays, "main/W1")?.0, dims2(arrays, "main/W2")?.1);
         let batch = |split: &str| batch(arrays, split, inputs, classes);
         let transfers = levels > 2;
+        let graph = self.graph(levels).validated()?;
+        let point =
+            Point { weights, architecture: vec![flat(arrays, "", networks[0].architecture())?] };
+        let batches = Batches {
+            train: batch("train")?,
+            valid: batch("valid")?,
+            transfer: transfers.then(|| batch("transfer")).transpose()?,
+        };
+        let inner = [o.eta_w, o.eta_v, o.eta_v3][..levels - 1].iter().map(|e| inner(*e)).collect();
         Ok(CheckCase {
-            graph: self.graph(levels).validated()?,
-            architecture: (0..networks.len()).map(|i| (i == 0).then_some(0)).collect(),
-            inner: [o.eta_w, o.eta_v, o.eta_v3][..levels - 1].iter().map(|e| inner(*e)).collect(),
-            momentum,
-            point: Point {
-                weights,
-                architecture: vec![flat(arrays, "", networks[0].architecture())?],
-            },
-            batches: Batches {
-                train: batch("train")?,
-                valid: batch("valid")?,
-                transfer: transfers.then(|| batch("transfer")).transpose()?,
-            },
-            transfer: transfers.then(|| self.transfer()).transpose()?,
+            transfers: TransferLosses::build(&graph, || self.transfer())?,
             transfer_is_smooth: o.target == Target::Soft,
-            draw: Key::new(0, Purpose::Problem),
-            networks,
+            memory,
+            ..CheckCase::new(graph, networks, inner, point, batches)
         })
     }
 }
@@ -229,15 +243,12 @@ impl CheckProblem for Smooth {
 impl Smooth {
     fn graph(&self, levels: usize) -> StageGraph {
         let o = &self.options;
-        let learner = |name: &str, from: usize, weight: f64| Stage {
-            name: name.into(),
-            model: ModelRole::Auxiliary,
-            loss: vec![
-                LossTerm::Supervised { weight: o.aux_ce },
-                LossTerm::Transfer { from, weight },
-            ],
+        let learner = |name: &str, from: usize, weight: f64| {
+            let loss = vec![LossTerm::supervised(o.aux_ce), LossTerm::transfer(from, weight)];
+            Stage::new(name, ModelRole::Auxiliary, loss)
         };
-        let mut graph = StageGraph::bilevel("");
+        // The check brings its estimators.
+        let mut graph = StageGraph::bilevel(EstimatorRef::named("first-order"));
         graph.direct_term = o.direct_term;
         graph.objective = vec![Objective { stage: 0, weight: o.gamma }];
         if levels > 2 {
@@ -248,6 +259,9 @@ impl Smooth {
         if levels > 3 {
             graph.stages.push(learner("aux3", 1, o.lambda3));
             graph.objective.push(Objective { stage: 2, weight: 1.0 });
+        }
+        for stage in &mut graph.stages {
+            stage.unroll_steps = o.unroll_steps;
         }
         graph
     }

@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 use tetlo_core::kinds::Hypergradient;
-use tetlo_core::multilevel::{ErrorBound, MixedProduct, StageOracle};
+use tetlo_core::multilevel::{ErrorBound, Limit, MixedProduct, StageOracle};
 use tetlo_core::registry::{FromOptions, NoOptions};
 use tetlo_core::{Result, register_hypergradient};
 
@@ -26,6 +26,10 @@ impl Hypergradient for FirstOrder {
 
     fn mixed_product(&self, stage: &StageOracle<'_>, _v: &Tensor) -> Result<MixedProduct> {
         Ok(stage.no_product())
+    }
+
+    fn limit(&self) -> Limit {
+        Limit::Neither
     }
 
     fn bound(&self) -> Option<ErrorBound> {

@@ -1,9 +1,23 @@
-//! Estimators of the mixed second derivatives.
+//! Estimators: how adjoints are pulled back through the training of a stage.
 
 mod central_difference;
+mod conjugate_gradient;
 mod exact;
 mod first_order;
+mod neumann;
+mod penalty;
+mod products;
+mod richardson;
+mod sama;
+mod t1_t2;
 
 pub use central_difference::{CentralDifference, CentralDifferenceOptions};
+pub use conjugate_gradient::{ConjugateGradient, ConjugateGradientOptions};
 pub use exact::Exact;
 pub use first_order::FirstOrder;
+pub use neumann::{Neumann, NeumannOptions};
+pub use penalty::{Penalty, PenaltyOptions};
+pub use products::Products;
+pub use richardson::{Richardson, RichardsonOptions};
+pub use sama::{Sama, SamaOptions};
+pub use t1_t2::{T1T2, T1T2Options};

@@ -1,10 +1,9 @@
 //! `darts`: differentiable architecture search (Liu, Simonyan and Yang, ICLR 2019).
 
-use super::EstimatorRef;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tetlo_core::kinds::MultilevelOptimizer;
-use tetlo_core::multilevel::StageGraph;
+use tetlo_core::multilevel::{EstimatorRef, StageGraph};
 use tetlo_core::registry::FromOptions;
 use tetlo_core::{Error, Result, register_multilevel_optimizer};
 
@@ -52,12 +51,8 @@ impl FromOptions for Darts {
                 "order 1 is `first-order`, order 2 every other estimator",
             ));
         }
-        let graph = StageGraph {
-            estimator_options: estimator.options,
-            every: hypergrad_every,
-            warmup_epochs,
-            ..StageGraph::bilevel(estimator.plugin)
-        };
+        let graph =
+            StageGraph { every: hypergrad_every, warmup_epochs, ..StageGraph::bilevel(estimator) };
         Ok(Self { graph: graph.validated()? })
     }
 }
@@ -82,10 +77,10 @@ mod tests {
 
     #[test]
     fn order_chooses_the_estimator() -> Result<()> {
-        assert_eq!(graph(&json!({}))?.estimator, "central-difference");
-        assert_eq!(graph(&json!({"order": 1}))?.estimator, "first-order");
+        assert_eq!(graph(&json!({}))?.estimator.plugin, "central-difference");
+        assert_eq!(graph(&json!({"order": 1}))?.estimator.plugin, "first-order");
         let exact = graph(&json!({"estimator": {"plugin": "exact"}}))?;
-        assert_eq!(exact.estimator, "exact");
+        assert_eq!(exact.estimator.plugin, "exact");
         let options = json!({"hypergrad-every": 3, "warmup-epochs": 15});
         let graph = graph(&options)?;
         assert_eq!((graph.every, graph.warmup_epochs), (3, 15));

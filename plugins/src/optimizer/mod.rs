@@ -1,9 +1,9 @@
 //! Multilevel optimizers: they describe their stages, the reverse pass is core's.
 
 mod darts;
-mod estimator;
+mod stages;
 mod tetlo;
 
 pub use darts::{Darts, DartsOptions};
-pub use estimator::EstimatorRef;
+pub use stages::{ObjectiveOptions, StageOptions, Stages, StagesOptions, TermOptions};
 pub use tetlo::{Tetlo, TetloOptions, Unroll};

@@ -1,11 +1,12 @@
 //! `tetlo`: transferability-encouraging search (Sheth and Xie, ICLR 2023) as a graph of two stages.
 
-use super::EstimatorRef;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tetlo_core::data::TransferSplit;
 use tetlo_core::kinds::MultilevelOptimizer;
-use tetlo_core::multilevel::{Combine, Control, LossTerm, ModelRole, Objective, Stage, StageGraph};
+use tetlo_core::multilevel::{
+    Combine, Control, EstimatorRef, LossTerm, ModelRole, Objective, Stage, StageGraph,
+};
 use tetlo_core::optim::at_least;
 use tetlo_core::registry::FromOptions;
 use tetlo_core::{Error, Result, register_multilevel_optimizer};
@@ -126,15 +127,12 @@ impl TetloOptions {
     }
 
     fn graph(&self) -> StageGraph {
-        let mut graph = StageGraph::bilevel(self.estimator.plugin.clone());
-        graph.stages.push(Stage {
-            name: "auxiliary".into(),
-            model: ModelRole::Auxiliary,
-            loss: vec![
-                LossTerm::Supervised { weight: self.aux_ce },
-                LossTerm::Transfer { from: 0, weight: self.lambda },
-            ],
-        });
+        let mut graph = StageGraph::bilevel(self.estimator.clone());
+        graph.stages.push(Stage::new(
+            "auxiliary",
+            ModelRole::Auxiliary,
+            vec![LossTerm::supervised(self.aux_ce), LossTerm::transfer(0, self.lambda)],
+        ));
         StageGraph {
             objective: vec![
                 Objective { stage: 0, weight: self.gamma },
@@ -144,7 +142,6 @@ impl TetloOptions {
             rho: self.rho,
             match_max: self.match_max,
             direct_term: self.direct_term,
-            estimator_options: self.estimator.options.clone(),
             every: self.hypergrad_every,
             warmup_epochs: self.warmup_epochs,
             transfer_split: self.transfer_split,
@@ -238,7 +235,8 @@ register_multilevel_optimizer!(
 mod tests {
     use super::*;
     use serde_json::{Value, json};
-    use tetlo_core::kinds::Needs;
+    use tetlo_core::kinds::TransferLoss;
+    use tetlo_core::multilevel::TransferLosses;
     use tetlo_core::registry::build;
 
     fn tetlo(options: &Value) -> Result<Box<dyn MultilevelOptimizer>> {
@@ -254,10 +252,7 @@ mod tests {
             "estimator": {"plugin": "central-difference", "options": {"epsilon": 0.1}},
         }))?
         .graph()?;
-        assert_eq!(
-            graph.stages[1].loss,
-            [LossTerm::Supervised { weight: 0.25 }, LossTerm::Transfer { from: 0, weight: 2.0 }]
-        );
+        assert_eq!(graph.stages[1].loss, [LossTerm::supervised(0.25), LossTerm::transfer(0, 2.0)]);
         let objective = [Objective { stage: 0, weight: 0.5 }, Objective { stage: 1, weight: 1.0 }];
         assert_eq!(graph.objective, objective);
         assert_eq!((graph.combine, graph.rho, graph.match_max), (Combine::NormMatched, 3.0, 10.0));
@@ -265,7 +260,7 @@ mod tests {
         assert_eq!(graph.transfer_split, TransferSplit::HeldOut);
         assert_eq!(graph.control, Control::Shuffled);
         assert!(!graph.direct_term && !graph.unroll_as_run);
-        assert_eq!(graph.estimator_options, json!({"epsilon": 0.1}));
+        assert_eq!(graph.estimator.options, json!({"epsilon": 0.1}));
         let default = tetlo(&Value::Null)?.graph()?;
         assert!(default.direct_term && default.unroll_as_run && default.uses_auxiliary());
         Ok(())
@@ -293,10 +288,18 @@ mod tests {
     #[test]
     fn an_untrained_classifier_is_an_error() -> Result<()> {
         let without = tetlo(&json!({"aux-ce": 0.0}))?.graph()?;
-        let error = without.check_transfer(Needs::embeddings(2), true).unwrap_err();
+        let check = |graph: &StageGraph, loss: &str, options: Value| {
+            let loss = || build::<dyn TransferLoss>(loss, &options);
+            graph.check_transfer(&TransferLosses::build(graph, loss)?)
+        };
+        let error = check(&without, "qrs", json!({})).unwrap_err();
         assert!(error.to_string().starts_with("`aux-ce = 0` with a transfer loss"), "{error}");
-        without.check_transfer(Needs::logits(), true)?;
-        tetlo(&Value::Null)?.graph()?.check_transfer(Needs::embeddings(2), true)
+        check(&without, "kd", json!({}))?;
+        check(&tetlo(&Value::Null)?.graph()?, "qrs", json!({}))?;
+        let no_gamma = tetlo(&json!({"gamma": 0.0}))?.graph()?;
+        let error = check(&no_gamma, "qrs", json!({"target": "hard"})).unwrap_err();
+        assert!(error.to_string().starts_with("`gamma = 0` with a transfer loss"), "{error}");
+        check(&no_gamma, "qrs", json!({}))
     }
 
     #[test]

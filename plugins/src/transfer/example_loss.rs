@@ -23,7 +23,8 @@ fn cosines(z: &Tensor) -> Result<Tensor> {
 
 impl TransferLoss for SimilarityMse {
     fn loss(&self, batch: &TransferBatch<'_>) -> Result<Tensor> {
-        Ok((cosines(batch.main)? - cosines(batch.aux)?)?.sqr()?.mean_all()?)
+        let (main, aux) = batch.embeddings()?;
+        Ok((cosines(main)? - cosines(aux)?)?.sqr()?.mean_all()?)
     }
 }
 

@@ -1,13 +1,24 @@
 //! Knowledge distillation.
 
-use candle_core::{D, Tensor};
+use super::math::{log_softmax, positive, same_classes};
+use candle_core::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tetlo_core::Result;
 use tetlo_core::kinds::{Needs, TransferBatch, TransferLoss};
 use tetlo_core::registry::FromOptions;
-use tetlo_core::{Error, Result};
 
-/// Options of `kd`.
+/// Knowledge distillation (Hinton, Vinyals and Dean, 2015): the teacher's softened class probabilities.
+///
+/// ```text
+/// loss = T² · mean_n KL(softmax(main[n] / T) ‖ softmax(aux[n] / T))
+/// ```
+/// The factor T² keeps the gradient's size. Differentiable in both models: the entropy of the teacher's
+/// distribution is part of the value, so that the gradient in `main` is that of the divergence.
+/// Unchanged by a constant added to all logits of an image.
+/// ```toml
+/// transfer-loss = { plugin = "kd", options = { temperature = 2 } }
+/// ```
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct KdOptions {
@@ -21,11 +32,7 @@ impl Default for KdOptions {
     }
 }
 
-/// T² · KL(softmax(main/T) ‖ softmax(aux/T)), mean over the batch (Hinton, Vinyals and Dean 2015; the
-/// factor T² keeps the gradient's size).
-///
-/// `main` and `aux` are logits, N × classes. Differentiable in both: the entropy of the teacher's
-/// distribution is part of the value, so that the gradient in `main` is that of the divergence.
+/// Knowledge distillation: the formula stands at [`KdOptions`].
 #[derive(Debug)]
 pub struct Kd {
     temperature: f64,
@@ -35,32 +42,22 @@ impl FromOptions for Kd {
     type Options = KdOptions;
 
     fn from_options(options: KdOptions) -> Result<Self> {
-        let KdOptions { temperature } = options;
-        if !temperature.is_finite() || temperature <= 0.0 {
-            return Err(Error::config(format!(
-                "`temperature` must be a positive number, got `{temperature}`"
-            )));
-        }
-        Ok(Self { temperature })
+        Ok(Self { temperature: positive("temperature", options.temperature)? })
     }
 }
 
 impl TransferLoss for Kd {
     fn needs(&self) -> Needs {
-        Needs::logits()
+        // Of one image there are no batch statistics, with which both models run.
+        Needs::batch(2).with_logits()
     }
 
     fn loss(&self, batch: &TransferBatch<'_>) -> Result<Tensor> {
         batch.check(self.needs())?;
-        let (main, aux) = (batch.main.dim(1)?, batch.aux.dim(1)?);
-        if main != aux {
-            return Err(Error::Invalid(format!(
-                "both models must score the same classes, got {main} and {aux}"
-            )));
-        }
-        let log_softmax =
-            |logits: &Tensor| candle_nn::ops::log_softmax(&(logits / self.temperature)?, D::Minus1);
-        let (log_p, log_q) = (log_softmax(batch.main)?, log_softmax(batch.aux)?);
+        let (main, aux) = batch.logits()?;
+        same_classes(main, aux)?;
+        let (log_p, log_q) =
+            (log_softmax(main, self.temperature)?, log_softmax(aux, self.temperature)?);
         let divergence = (log_p.exp()? * (&log_p - &log_q)?)?.sum_all()?;
         Ok((divergence * (self.temperature.powi(2) / batch.len() as f64))?)
     }
@@ -76,10 +73,12 @@ tetlo_core::register_transfer_loss!(
 mod tests {
     use super::*;
     use candle_core::Device;
+    use tetlo_core::kinds::Seen;
     use tetlo_core::rng::{Key, Purpose};
 
     fn loss(temperature: f64, main: &Tensor, aux: &Tensor) -> Result<f64> {
         let kd = Kd::from_options(KdOptions { temperature })?;
+        let (main, aux) = (Seen::logits(main.clone()), Seen::logits(aux.clone()));
         let batch = TransferBatch::new(main, aux, Key::new(0, Purpose::Transfer).stream())?;
         Ok(kd.loss(&batch)?.to_scalar()?)
     }
@@ -100,8 +99,8 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_said() {
-        let two = Tensor::zeros((1, 2), candle_core::DType::F64, &Device::Cpu).unwrap();
-        let three = Tensor::zeros((1, 3), candle_core::DType::F64, &Device::Cpu).unwrap();
+        let two = Tensor::zeros((2, 2), candle_core::DType::F64, &Device::Cpu).unwrap();
+        let three = Tensor::zeros((2, 3), candle_core::DType::F64, &Device::Cpu).unwrap();
         let error = loss(1.0, &two, &three).unwrap_err().to_string();
         assert!(error.contains("got 2 and 3"), "{error}");
         for temperature in [0.0, -1.0, f64::INFINITY] {

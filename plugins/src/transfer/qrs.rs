@@ -1,30 +1,17 @@
 //! Quadruple relative similarities, TETLO's own transfer loss.
 
 mod quadruples;
-mod similarity;
 #[cfg(test)]
 mod tests;
 
+use super::similarity::{self, Similarity};
 use candle_core::{DType, Tensor};
-use quadruples::Quadruples;
+pub(super) use quadruples::Quadruples;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tetlo_core::kinds::{Needs, TransferBatch, TransferLoss};
 use tetlo_core::registry::FromOptions;
 use tetlo_core::{Error, Result};
-
-/// How similar two images are, by their embeddings.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Similarity {
-    /// ⟨x, y⟩ / (‖x‖ ‖y‖), each norm at least 1e-8 (as in `PyTorch`).
-    #[default]
-    Cosine,
-    /// ⟨x, y⟩ / D.
-    Dot,
-    /// −‖x − y‖² / D.
-    Euclidean,
-}
 
 /// What the auxiliary model is to reproduce of a quadruple.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -64,7 +51,27 @@ pub enum Sampler {
     Stratified,
 }
 
-/// Options of `qrs`.
+/// Quadruple relative similarities (QRS): the auxiliary model is to agree with the main model on
+/// which of two pairs of images is the more similar one.
+///
+/// TETLO (Sheth and Xie, ICLR 2023) transfers such relations; the formula is our design, since the
+/// paper's exact one is not available to us. With S the B × B similarity matrix of a model's
+/// embeddings (main `B × D_M`, auxiliary `B × D_V`) and a quadruple q = (i, j, k, l), {i, j} ≠ {k, l}:
+/// ```text
+/// d(q)  = S[i, j] − S[k, l]              p(q) = σ(d(q)/τ)          (each for main M and auxiliary V)
+/// QRS   = −mean_q [ p_M log p_V + (1 − p_M) log(1 − p_V) ]
+/// hard:   r(q) = 1[d_M > 0] in place of p_M; no gradient to the main model
+/// margin: mean_q max(0, m − (2r − 1) d_V), subgradient 0 at the kink
+/// ```
+/// `hard-forward` has the value of `hard` and, for each quadruple of Q, `∂/∂d_V = (p_V − r)/(τQ)` and
+/// `∂/∂d_M = −d_V p_M(1 − p_M)/(τ²Q)`.
+///
+/// The mean is over the quadruples that `min-gap` keeps; without any (a batch of two has one pair)
+/// the loss is 0. Not differentiated: the draw of quadruples, `min-gap`'s mask and r. Only plain
+/// tensor operations, so second derivatives are right where candle keeps them. Cost O(B²D + Q).
+/// ```toml
+/// transfer-loss = { plugin = "qrs", options = { temperature = 0.05, sampler = "disjoint" } }
+/// ```
 #[derive(Debug, Clone, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct QrsOptions {
@@ -95,24 +102,7 @@ pub struct QrsOptions {
 /// Smallest τ: similarity differences over τ stay finite in f32.
 const SMALLEST_TEMPERATURE: f64 = 1e-30;
 
-/// Quadruple relative similarities (QRS): the auxiliary model is to agree with the main model on
-/// which of two pairs of images is the more similar one.
-///
-/// TETLO (Sheth and Xie, ICLR 2023) transfers such relations; the formula is our design, since the
-/// paper's exact one is not available to us. With S the B × B similarity matrix of a model's
-/// embeddings (main `B × D_M`, auxiliary `B × D_V`) and a quadruple q = (i, j, k, l), {i, j} ≠ {k, l}:
-/// ```text
-/// d(q)  = S[i, j] − S[k, l]              p(q) = σ(d(q)/τ)          (each for main M and auxiliary V)
-/// QRS   = −mean_q [ p_M log p_V + (1 − p_M) log(1 − p_V) ]
-/// hard:   r(q) = 1[d_M > 0] in place of p_M; no gradient to the main model
-/// margin: mean_q max(0, m − (2r − 1) d_V), subgradient 0 at the kink
-/// ```
-/// `hard-forward` has the value of `hard` and, for each quadruple of Q, `∂/∂d_V = (p_V − r)/(τQ)` and
-/// `∂/∂d_M = −d_V p_M(1 − p_M)/(τ²Q)`.
-///
-/// The mean is over the quadruples that `min-gap` keeps; without any (a batch of two has one pair)
-/// the loss is 0. Not differentiated: the draw of quadruples, `min-gap`'s mask and r. Only plain
-/// tensor operations, so second derivatives are right where candle keeps them. Cost O(B²D + Q).
+/// Quadruple relative similarities: the formula stands at [`QrsOptions`].
 #[derive(Debug)]
 pub struct Qrs {
     similarity: Similarity,
@@ -184,14 +174,36 @@ impl TransferLoss for Qrs {
     }
 
     fn loss(&self, batch: &TransferBatch<'_>) -> Result<Tensor> {
-        let view = self.view(batch)?;
-        view.mean(&self.terms(&view.main, &view.aux)?)
+        batch.check(self.needs())?;
+        self.mean_over(batch, &self.draw(batch)?)
     }
 
     /// `kl`: the mean of `KL(p_M ‖ p_V) = QRS − H(p_M)` with soft targets, 0 where both models agree;
     /// `std_main`, `std_aux`: standard deviations of the similarities of different images.
     fn diagnostics(&self, batch: &TransferBatch<'_>) -> Result<Vec<(&'static str, f64)>> {
-        let view = self.view(batch)?;
+        batch.check(self.needs())?;
+        self.figures(batch, &self.draw(batch)?)
+    }
+}
+
+impl Qrs {
+    /// The mean loss of these quadruples of a batch of embeddings.
+    pub(super) fn mean_over(
+        &self,
+        batch: &TransferBatch<'_>,
+        quadruples: &Quadruples,
+    ) -> Result<Tensor> {
+        let view = self.view(batch, quadruples)?;
+        view.mean(&self.terms(&view.main, &view.aux)?)
+    }
+
+    /// What [`TransferLoss::diagnostics`] of `qrs` tells, over these quadruples.
+    pub(super) fn figures(
+        &self,
+        batch: &TransferBatch<'_>,
+        quadruples: &Quadruples,
+    ) -> Result<Vec<(&'static str, f64)>> {
+        let view = self.view(batch, quadruples)?;
         let (main, aux) = (view.main.detach(), view.aux.detach());
         let (main, aux) =
             (log_loss(&(main / self.temperature)?)?, log_loss(&(aux / self.temperature)?)?);
@@ -237,14 +249,13 @@ impl View {
 }
 
 impl Qrs {
-    fn view(&self, batch: &TransferBatch<'_>) -> Result<View> {
-        batch.check(self.needs())?;
-        let quadruples = self.draw(batch)?;
+    fn view(&self, batch: &TransferBatch<'_>, quadruples: &Quadruples) -> Result<View> {
+        let (main, aux) = batch.embeddings()?;
         let main = match self.target {
-            Target::Hard => batch.main.detach(),
-            Target::Soft | Target::HardForward => batch.main.clone(),
+            Target::Hard => main.detach(),
+            Target::Soft | Target::HardForward => main.clone(),
         };
-        self.view_of(&main, batch.aux, &quadruples)
+        self.view_of(&main, aux, quadruples)
     }
 
     fn view_of(&self, main: &Tensor, aux: &Tensor, quadruples: &Quadruples) -> Result<View> {

@@ -9,7 +9,7 @@ use std::ops::Range;
 use tetlo_core::layout::Layout;
 use tetlo_core::rng::Stream;
 use tetlo_core::space::{NetworkBuilder, Recipe, Site, Step};
-use tetlo_kernels::reference::{self, Inputs, Real};
+use tetlo_kernels::reference::{self, How, Inputs, Scalar};
 use tetlo_kernels::{Export, Graph, Mode, Network, Weight, simd_paths};
 
 /// Largest error of a part (values, statistics, gradient of a parameter, operation gradients),
@@ -143,7 +143,7 @@ fn wide(values: &[f32]) -> Vec<f64> {
 }
 
 /// The reference in precision `T`, and how near the pass comes to a kink.
-fn unfused<T: Real>(graph: &Graph, numbers: &Numbers, train: bool) -> (Results, f64) {
+fn unfused<T: Scalar>(graph: &Graph, numbers: &Numbers, train: bool) -> (Results, f64) {
     let cast = |v: &[f32]| -> Vec<T> { v.iter().map(|v| T::from_f64(f64::from(*v))).collect() };
     let (images, weights) = (cast(&numbers.images), cast(&numbers.weights));
     let (ops, running) = (cast(&numbers.ops), cast(&numbers.running));
@@ -154,7 +154,8 @@ fn unfused<T: Real>(graph: &Graph, numbers: &Numbers, train: bool) -> (Results, 
         ops: &ops,
         running: (!train).then_some(&*running),
     };
-    let forward = reference::forward_with_key(graph, &inputs, numbers.key);
+    let how = How { key: numbers.key, ..How::default() };
+    let forward = reference::forward_as(graph, &inputs, how);
     let gradients = reference::backward(graph, &inputs, &forward, &[cast(&numbers.gradient)]);
     let out = |v: &[T]| v.iter().map(|v| v.to_f64()).collect::<Vec<_>>();
     let statistics = if train { out(&forward.statistics) } else { vec![] };
@@ -249,9 +250,10 @@ pub(crate) fn differentiate(recipe: &Recipe, site: Site) -> Check {
             continue;
         }
         let (images, gradient) = (wide(&numbers.images), wide(&numbers.gradient));
+        let how = How { key: numbers.key, ..How::default() };
         let value = |weights: &[f64], ops: &[f64]| -> f64 {
             let inputs = Inputs { batch, images: &images, weights, ops, running: None };
-            let out = reference::forward_with_key(&cell.graph, &inputs, numbers.key);
+            let out = reference::forward_as(&cell.graph, &inputs, how);
             out.exports[0].iter().zip(&gradient).map(|(o, g)| o * g).sum()
         };
         let start = [wide(&numbers.weights), wide(&numbers.ops)];

@@ -7,14 +7,16 @@ use std::collections::BTreeSet;
 use tetlo_core::kinds::{CheckProblem, Hypergradient, MultilevelOptimizer};
 use tetlo_core::multilevel::check::{Arrays, CheckCase};
 use tetlo_core::multilevel::reverse::{Adjoints, Via, hypergradient, objective_value};
-use tetlo_core::registry::{build, entries};
+use tetlo_core::registry::entries;
 
 impl Suite for dyn MultilevelOptimizer {
     fn suite(optimizer: &Self, report: &mut Report) {
         report.check("stage graph", || {
             let graph = optimizer.graph()?;
             ensure!(optimizer.graph()? == graph, "two calls differ");
-            build::<dyn Hypergradient>(&graph.estimator, &graph.estimator_options)?;
+            for stage in 0..graph.stages.len() {
+                graph.estimator(stage).build()?;
+            }
             let names: BTreeSet<&str> = graph.stages.iter().map(|s| s.name.as_str()).collect();
             ensure!(names.len() == graph.stages.len(), "two stages share a name");
             ensure!(!names.contains(""), "a stage has no name");
@@ -55,7 +57,8 @@ impl Suite for dyn Hypergradient {
 }
 
 fn estimates(estimator: &dyn Hypergradient, case: &CheckCase) -> Check {
-    let run = || hypergradient(&case.problem(), &case.point, estimator, Adjoints::Apart);
+    let all = vec![estimator; case.graph.stages.len()];
+    let run = || hypergradient(&case.problem(), &case.point, &all, Adjoints::Apart);
     let (first, second) = match run() {
         // Not every estimator runs in every process or on every network, if it says so.
         Err(e) if e.is_usage() => return Ok(()),
@@ -103,7 +106,9 @@ fn poses(problem: &dyn CheckProblem, levels: usize) -> Check {
         case.networks.len(),
         case.architecture.len(),
         case.inner.len(),
-        case.momentum.len(),
+        case.memory.len(),
+        case.criteria.len(),
+        case.parameters.len(),
         case.point.weights.len(),
     ];
     ensure!(

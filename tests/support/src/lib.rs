@@ -154,7 +154,7 @@ suites! {
     stop_rule: StopRule;
     /// Checks the transform `name`: its result is a space, and the supernet builds.
     supernet_transform: SupernetTransform;
-    /// Checks the transfer loss `name`: gradients against differences, determinism, f32 beside f64,
-    /// what it refuses.
+    /// Checks the transfer loss `name`: gradients in all it sees and in its own parameters against
+    /// differences, determinism, f32 beside f64, what it refuses.
     transfer_loss: TransferLoss;
 }

@@ -28,17 +28,20 @@ struct Case<'a> {
 impl Suite for dyn Auxiliary {
     fn suite(auxiliary: &Self, report: &mut Report) {
         for space in spaces() {
-            for (channels, side, classes) in [(3, 16, 5), (1, 8, 3)] {
+            for (channels, side, classes, maps) in [(3, 16, 5, false), (1, 8, 3, true)] {
                 let image = ImageShape { channels, height: side, width: side };
-                let what = format!("on the space `{}`, {channels} × {side} × {side}", space.name);
+                let with = if maps { ", with maps" } else { "" };
+                let what =
+                    format!("on the space `{}`, {channels} × {side} × {side}{with}", space.name);
                 let mut network = None;
                 report.check(&what, || {
-                    let site = AuxiliarySite::new(image, classes, &space);
+                    let site = AuxiliarySite::new(image, classes, &space).with_maps(maps);
                     network = Some(auxiliary.network(&site)?);
                     Ok(())
                 });
                 if let Some(network) = network {
                     check(report, &what, network.as_ref(), image, classes);
+                    report.check(&what, || gives_maps(network.as_ref(), image, maps));
                 }
             }
         }
@@ -67,6 +70,21 @@ pub(crate) fn check(
 /// Checks that every named weight gets a gradient.
 pub(crate) fn check_reach(network: &dyn Network, image: ImageShape) -> Check {
     Case::new(network, image)?.gradient_reaches()
+}
+
+/// Checks that a network gives feature maps, from the finest to the coarsest, or that it gives none.
+pub(crate) fn gives_maps(network: &dyn Network, image: ImageShape, wanted: bool) -> Check {
+    let output = Case::new(network, image)?.forward(Statistics::Batch, 0.0)?;
+    ensure!(wanted != output.maps.is_empty(), "{} feature maps", output.maps.len());
+    let mut before = (image.height + 1, image.width + 1);
+    for map in &output.maps {
+        let (n, _, h, w) = map.dims4()?;
+        let finer = h < before.0 && w < before.1;
+        ensure!(n == BATCH && finer, "a map of shape {:?} after one of {before:?}", map.dims());
+        finite("a feature map", map)?;
+        before = (h, w);
+    }
+    Ok(())
 }
 
 fn outputs(case: &Case<'_>, classes: usize) -> Check {
@@ -123,8 +141,9 @@ impl<'a> Case<'a> {
     fn function(&self, weights: &Tensor, architecture: Option<&Tensor>) -> Check<Tensor> {
         let output = self.network.forward(weights, architecture, &self.images, &train_pass())?;
         let parts = [Some(output.logits), Some(output.embedding), output.auxiliary_logits];
+        let parts = parts.into_iter().flatten().chain(output.maps);
         let mut sum = Tensor::zeros((), DType::F64, &Device::Cpu)?;
-        for (part, seed) in parts.into_iter().flatten().zip(20..) {
+        for (part, seed) in parts.zip(20..) {
             let factors = normal(part.dims(), seed)?;
             sum = (sum + (part.to_dtype(DType::F64)? * factors)?.sum_all()?)?;
         }

@@ -124,11 +124,12 @@ impl Suite for dyn SearchSpace {
         let cells = small.skeleton.cells();
         let mut supernet = None;
         report.check("supernet", || {
-            supernet = Some(small.supernet(IMAGE, CLASSES, Arc::new(Softmax))?);
+            supernet = Some(small.supernet(IMAGE, CLASSES, Arc::new(Softmax))?.with_maps()?);
             Ok(())
         });
         if let Some(supernet) = supernet {
             network::check(report, "supernet", &supernet, IMAGE, CLASSES);
+            report.check("supernet", || network::gives_maps(&supernet, IMAGE, true));
         }
         for auxiliary_head in [false, true] {
             let what = if auxiliary_head { "derived network with head" } else { "derived network" };
@@ -136,11 +137,13 @@ impl Suite for dyn SearchSpace {
             report.check(what, || {
                 let genotype = small.sample(&mut draws(1))?;
                 let size = DerivedSize { channels: CHANNELS, cells, auxiliary_head };
-                derived = Some(small.derived(&genotype, IMAGE, CLASSES, size)?);
+                let network = small.derived(&genotype, IMAGE, CLASSES, size)?;
+                derived = Some(if auxiliary_head { network.with_maps()? } else { network });
                 Ok(())
             });
             if let Some(derived) = derived {
                 network::check(report, what, &derived, IMAGE, CLASSES);
+                report.check(what, || network::gives_maps(&derived, IMAGE, auxiliary_head));
             }
         }
     }

@@ -24,7 +24,8 @@ impl FromOptions for Mine {
 
 impl TransferLoss for Mine {
     fn loss(&self, batch: &TransferBatch<'_>) -> Result<Tensor> {
-        Ok((batch.main.mean(1)? - batch.aux.mean(1)?)?.sqr()?.mean_all()?)
+        let (main, aux) = batch.embeddings()?;
+        Ok((main.mean(1)? - aux.mean(1)?)?.sqr()?.mean_all()?)
     }
 }
 

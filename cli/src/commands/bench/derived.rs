@@ -11,7 +11,7 @@ use tetlo_core::genotype::Genotype;
 use tetlo_core::kinds::{Auxiliary, AuxiliarySite, RetrainProtocol, SearchSpace};
 use tetlo_core::multilevel::cross_entropy;
 use tetlo_core::network::{Network, Pass};
-use tetlo_core::optim::Inner;
+use tetlo_core::optim::{Inner, Sgd};
 use tetlo_core::registry;
 use tetlo_core::rng::{Key, Purpose};
 use tetlo_core::space::SpaceSpec;
@@ -44,11 +44,11 @@ pub(crate) fn run(arguments: &DerivedArgs) -> Result<Exit> {
     let batch = random_batch(&mut draws(), measure)?;
     let key = Key::new(0, Purpose::Weights);
     let mut trainee = Trainee::new(network.as_ref(), key)?;
-    let inner = Inner {
+    let inner = Inner::Sgd(Sgd {
         learning_rate: protocol.learning_rate,
         momentum: protocol.momentum,
         weight_decay: protocol.weight_decay,
-    };
+    });
     let timed = Timed::run(measure.steps, |i| {
         let pass = Pass::train(key.step(i)).with_drop_path(*drop_path);
         match phase {

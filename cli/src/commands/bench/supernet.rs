@@ -108,7 +108,7 @@ pub(super) fn batches(method: &Method, measure: &MeasureArgs) -> Result<Batches>
     let mut draws = draws();
     let mut batch = || random_batch(&mut draws, measure);
     let (train, valid) = (batch()?, batch()?);
-    let transfer = if method.graph.uses_transfer() { Some(batch()?) } else { None };
+    let transfer = if method.graph.uses_transfer_batch() { Some(batch()?) } else { None };
     Ok(Batches { train, valid, transfer })
 }
 

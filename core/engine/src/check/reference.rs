@@ -1,25 +1,38 @@
-//! The exact hypergradient that estimators are held against, and its own proof.
+//! The exact hypergradients that estimators are held against, and their own proof.
 //!
-//! It is the reverse pass with mixed products extrapolated from differences at many step sizes
-//! (relative error near 1e-12), so it needs no second derivatives of the tensor library. That the
-//! reverse pass itself is right is proven on the spot: the objective J(A) is computed with the
-//! architecture moved in one place at a time, and its finite differences must be the terms.
+//! That of the inner steps is the reverse pass with mixed products extrapolated from differences at
+//! many step sizes (relative error near 1e-12), so it needs no second derivatives of the tensor
+//! library. That the reverse pass itself is right is proven on the spot: the objective J(A) is computed
+//! with the architecture moved in one place at a time, and its finite differences must be the terms.
+//!
+//! That of the inner problems' solutions takes the whole Hessian of a stage, a column a product, and
+//! solves with it; a problem that knows its hypergradient confirms it.
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use std::fmt;
 use tetlo_core::kinds::Hypergradient;
 use tetlo_core::multilevel::check::CheckCase;
 use tetlo_core::multilevel::reverse::{
     Adjoints, HyperGradient, Source, Via, hypergradient, objective_parts,
 };
-use tetlo_core::multilevel::{ErrorBound, MixedProduct, Problem, StageOracle};
+use tetlo_core::multilevel::{ErrorBound, Limit, MixedProduct, Problem, StageOracle};
 use tetlo_core::optim::{add_scaled, norm};
 use tetlo_core::rng::{Key, Purpose};
 use tetlo_core::{Error, Result};
 
-/// The exact hypergradient, its terms apart.
-pub(super) fn hypergradient_of(case: &CheckCase) -> Result<HyperGradient> {
-    hypergradient(&case.problem(), &case.point, &Extrapolated, Adjoints::Apart)
+/// The exact hypergradient of the inner steps, its terms apart.
+pub(super) fn of_updates(case: &CheckCase) -> Result<HyperGradient> {
+    by(case, &Extrapolated)
+}
+
+/// The exact hypergradient of the inner problems' solutions, its terms apart.
+pub(super) fn of_solutions(case: &CheckCase) -> Result<HyperGradient> {
+    by(case, &Solved)
+}
+
+fn by(case: &CheckCase, estimator: &dyn Hypergradient) -> Result<HyperGradient> {
+    let estimators = vec![estimator; case.graph.stages.len()];
+    hypergradient(&case.problem(), &case.point, &estimators, Adjoints::Apart)
 }
 
 /// Mixed products by Richardson extrapolation of central differences.
@@ -35,9 +48,9 @@ impl Hypergradient for Extrapolated {
         let extrapolated = extrapolate(LARGEST / length, |step| {
             let plus = add_scaled(stage.weights(), step, v)?;
             let minus = add_scaled(stage.weights(), -step, v)?;
-            let product = stage.context_difference(&plus, &minus)?.scaled(0.5 / step)?;
+            let mut product = stage.context_difference(&plus, &minus)?.scaled(0.5 / step)?;
             let mut values = vec![];
-            for part in product.weights.iter().chain(&product.architecture).flatten() {
+            for part in product.parts_mut() {
                 values.extend(part.flatten_all()?.to_dtype(DType::F64)?.to_vec1::<f64>()?);
             }
             shape = Some(product);
@@ -46,8 +59,7 @@ impl Hypergradient for Extrapolated {
         let mut product =
             shape.ok_or_else(|| Error::Invalid("an extrapolation without values".into()))?;
         let mut at = 0;
-        let MixedProduct { weights, architecture } = &mut product;
-        for part in weights.iter_mut().chain(architecture).flatten() {
+        for part in product.parts_mut() {
             let values = &extrapolated.value[at..at + part.elem_count()];
             at += values.len();
             *part =
@@ -59,6 +71,65 @@ impl Hypergradient for Extrapolated {
     fn bound(&self) -> Option<ErrorBound> {
         None
     }
+}
+
+/// The implicit derivative with the stage's whole Hessian.
+#[derive(Debug)]
+struct Solved;
+
+impl Hypergradient for Solved {
+    fn mixed_product(&self, stage: &StageOracle<'_>, v: &Tensor) -> Result<MixedProduct> {
+        Extrapolated.mixed_product(stage, v)
+    }
+
+    fn pull_back(&self, stage: &StageOracle<'_>, adjoint: &Tensor) -> Result<MixedProduct> {
+        let n = adjoint.elem_count();
+        let mut rows: Vec<Vec<f64>> = vec![];
+        for i in 0..n {
+            let unit: Vec<f64> = (0..n).map(|j| f64::from(u8::from(i == j))).collect();
+            let unit = Tensor::from_vec(unit, n, &Device::Cpu)?.to_dtype(adjoint.dtype())?;
+            let column = stage.hessian(&unit, |stage, v| self.mixed_product(stage, v))?;
+            rows.push(column.to_dtype(DType::F64)?.to_vec1()?);
+        }
+        let solution = solve(rows, adjoint.to_dtype(DType::F64)?.to_vec1()?)?;
+        let solution = Tensor::from_vec(solution, n, &Device::Cpu)?.to_dtype(adjoint.dtype())?;
+        stage.through_solution(&solution, |stage, v| self.mixed_product(stage, v))
+    }
+
+    fn limit(&self) -> Limit {
+        Limit::Solution
+    }
+
+    fn bound(&self) -> Option<ErrorBound> {
+        None
+    }
+}
+
+/// The solution of a small linear system, by elimination with pivots.
+fn solve(mut rows: Vec<Vec<f64>>, mut right: Vec<f64>) -> Result<Vec<f64>> {
+    let n = right.len();
+    for i in 0..n {
+        let pivot = (i..n).max_by(|a, b| rows[*a][i].abs().total_cmp(&rows[*b][i].abs()));
+        let pivot = pivot.unwrap_or(i);
+        if rows[pivot][i] == 0.0 || !rows[pivot][i].is_finite() {
+            return Err(Error::Invalid("the Hessian of a check problem is singular".into()));
+        }
+        rows.swap(i, pivot);
+        right.swap(i, pivot);
+        let (top, below) = rows.split_at_mut(i + 1);
+        for (k, row) in below.iter_mut().enumerate() {
+            let factor = row[i] / top[i][i];
+            for (value, upper) in row[i..].iter_mut().zip(&top[i][i..]) {
+                *value -= factor * upper;
+            }
+            right[i + 1 + k] -= factor * right[i];
+        }
+    }
+    for i in (0..n).rev() {
+        let known: f64 = (i + 1..n).map(|j| rows[i][j] * right[j]).sum();
+        right[i] = (right[i] - known) / rows[i][i];
+    }
+    Ok(right)
 }
 
 /// A derivative by extrapolation, with an estimate of its error (in norm).
@@ -223,10 +294,9 @@ fn along(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::Device;
     use std::sync::Arc;
     use tetlo_core::layout::{Init, Layout};
-    use tetlo_core::multilevel::{Batch, Batches, Point, StageGraph};
+    use tetlo_core::multilevel::{Batch, Batches, EstimatorRef, Point, StageGraph};
     use tetlo_core::network::{Network, Output, Pass};
     use tetlo_core::optim::Inner;
 
@@ -241,6 +311,14 @@ mod tests {
         let error = (got.value[0] - x.cos()).hypot(got.value[1] - x.exp());
         assert!(error < 1e-12 && got.error < 1e-10, "{error:e} {:e}", got.error);
         assert!(extrapolate(0.5, |_| Ok(vec![f64::NAN])).is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn a_linear_system_by_hand() -> Result<()> {
+        // 2y = 4 and x + y = 5: the first pivot is 0.
+        assert_eq!(solve(vec![vec![0.0, 2.0], vec![1.0, 1.0]], vec![4.0, 5.0])?, [3.0, 2.0]);
+        assert!(solve(vec![vec![1.0, 2.0], vec![2.0, 4.0]], vec![1.0, 1.0]).is_err());
         Ok(())
     }
 
@@ -294,31 +372,24 @@ mod tests {
         let batch = |x: &[f64]| -> Result<Batch> {
             Ok(Batch { images: tensor(x, &[2, 2])?, labels: vec![0, 1] })
         };
-        Ok(CheckCase {
-            graph: StageGraph::bilevel("none"),
-            networks: vec![Arc::new(network)],
-            architecture: vec![Some(0)],
-            inner: vec![Inner { learning_rate: 0.3, momentum: 0.0, weight_decay: 0.0 }],
-            momentum: vec![None],
-            point: Point {
-                weights: vec![tensor(&[0.7, -0.4], &[2])?],
-                architecture: vec![tensor(&[0.3, 0.9], &[2])?],
-            },
-            batches: Batches {
-                train: batch(&[1.0, 0.5, -0.3, 0.8])?,
-                valid: batch(&[0.2, -0.6, 0.9, 1.1])?,
-                transfer: None,
-            },
+        let point = Point {
+            weights: vec![tensor(&[0.7, -0.4], &[2])?],
+            architecture: vec![tensor(&[0.3, 0.9], &[2])?],
+        };
+        let batches = Batches {
+            train: batch(&[1.0, 0.5, -0.3, 0.8])?,
+            valid: batch(&[0.2, -0.6, 0.9, 1.1])?,
             transfer: None,
-            transfer_is_smooth: true,
-            draw: Key::new(0, Purpose::Problem),
-        })
+        };
+        let graph = StageGraph::bilevel(EstimatorRef::named("none"));
+        let networks: Vec<Arc<dyn Network>> = vec![Arc::new(network)];
+        Ok(CheckCase::new(graph, networks, vec![Inner::plain(0.3)], point, batches))
     }
 
     #[test]
     fn a_wrong_term_contradicts_the_objective() -> Result<()> {
         let case = case()?;
-        let right = hypergradient_of(&case)?;
+        let right = of_updates(&case)?;
         assert_eq!(right.contributions.len(), 2);
         assert_eq!(disagreements(&case, &right)?, vec![]);
         for (i, part) in right.contributions.iter().enumerate() {

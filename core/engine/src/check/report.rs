@@ -4,11 +4,11 @@ use super::reference;
 use candle_core::{DType, Device, Tensor};
 use serde::Serialize;
 use serde_json::Value;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 use tetlo_core::kinds::{CheckProblem, Hypergradient};
 use tetlo_core::multilevel::check::{Arrays, CheckCase};
 use tetlo_core::multilevel::reverse::{Adjoints, HyperGradient, hypergradient};
-use tetlo_core::multilevel::{ErrorBound, Evaluated, MixedProduct, StageOracle};
+use tetlo_core::multilevel::{ErrorBound, Evaluated, Limit};
 use tetlo_core::registry;
 use tetlo_core::{Error, Result};
 
@@ -33,6 +33,8 @@ pub struct Row {
     pub norm_ratio: Option<f64>,
     /// Forward and backward passes: of `total` with joint adjoints, of a term with the parts apart.
     pub passes: usize,
+    /// Seconds these took.
+    pub seconds: f64,
     /// ‖direct term‖ / ‖all of the transferred part‖, as estimated.
     pub direct_share: Option<f64>,
     /// Within the bound that the estimator claims; null where it claims none.
@@ -108,12 +110,8 @@ pub fn run(
         }
         None => plugin.arrays(seed)?,
     };
-    let entries = registry::entries::<dyn Hypergradient>();
-    let built = entries
-        .iter()
-        .map(|e| Ok((e.name, (e.build)(&Value::Null).map_err(|error| error.in_plugin(e.name))?)))
-        .collect::<Result<Vec<_>>>()?;
-    let estimators: Vec<_> = built.iter().map(|(name, e)| (*name, e.as_ref())).collect();
+    let estimators = estimators()?;
+    let estimators: Vec<_> = estimators.iter().map(|(name, e)| (*name, e.as_ref())).collect();
 
     let mut report = CheckReport::default();
     let output_level =
@@ -124,6 +122,9 @@ pub fn run(
         report.rows.extend(of_level.rows);
         report.skipped.extend(of_level.skipped);
         report.reference.extend(of_level.reference);
+        if let Some(known) = plugin.known(level, &arrays)? {
+            report.reference.extend(contradicted(problem, level, &case, &known)?);
+        }
         if output_level == Some(level) {
             report.outputs = of_level.outputs;
         }
@@ -132,7 +133,43 @@ pub fn run(
     Ok(report)
 }
 
-/// Compares these estimators on one case of a problem.
+/// An estimator by name.
+type Named = (&'static str, Box<dyn Hypergradient>);
+
+/// Every registered estimator, near its limit.
+fn estimators() -> Result<Vec<Named>> {
+    let entries = registry::entries::<dyn Hypergradient>();
+    let build = |e: &&registry::Entry<dyn Hypergradient>| -> Result<Named> {
+        let build = |options: &Value| (e.build)(options).map_err(|error| error.in_plugin(e.name));
+        let plain = build(&Value::Null)?;
+        Ok((e.name, plain.near_limit().map_or(Ok(plain), |options| build(&options))?))
+    };
+    entries.iter().map(build).collect()
+}
+
+/// A line if the reference of the solutions is not the derivative that the problem knows.
+fn contradicted(
+    problem: &str,
+    level: usize,
+    case: &CheckCase,
+    known: &Tensor,
+) -> Result<Option<String>> {
+    /// Of the reference's extrapolation and its linear solves.
+    const BOUND: f64 = 1e-7;
+    let reference = Terms::of(case, level, &reference::of_solutions(case)?)?;
+    let known = known.flatten_all()?.to_dtype(DType::F64)?.to_vec1::<f64>()?;
+    let error = Figures::of(&reference.total, &known).rel_error;
+    Ok((!error.is_some_and(|e| e <= BOUND)).then(|| {
+        format!(
+            "{problem}, {level} levels: the reference itself: the derivative of the inner problems' \
+             solutions is off by {} of what the problem knows",
+            error.map_or_else(|| "infinitely much".to_owned(), |e| format!("{e:.1e}"))
+        )
+    }))
+}
+
+/// Compares these estimators on one case of a problem: each with the derivative that it converges to.
+/// Estimators of the solutions' derivative run only where the case stands at the solutions.
 ///
 /// # Errors
 /// A loss or gradient is not finite, or an estimator fails (one that answers
@@ -143,9 +180,14 @@ pub fn compare(
     case: &CheckCase,
     estimators: &[(&str, &dyn Hypergradient)],
 ) -> Result<CheckReport> {
-    let reference = reference::hypergradient_of(case)?;
-    let disagreements = reference::disagreements(case, &reference)?;
-    let exact = Terms::of(case, level, &reference)?;
+    let updates = reference::of_updates(case)?;
+    let disagreements = reference::disagreements(case, &updates)?;
+    let exact_updates = Terms::of(case, level, &updates)?;
+    let exact_solutions = if case.solved {
+        Some(Terms::of(case, level, &reference::of_solutions(case)?)?)
+    } else {
+        None
+    };
     let mut report = CheckReport {
         reference: disagreements
             .iter()
@@ -153,13 +195,18 @@ pub fn compare(
             .collect(),
         ..CheckReport::default()
     };
-    let objective = Tensor::new(reference.objective, &Device::Cpu)?;
+    let objective = Tensor::new(updates.objective, &Device::Cpu)?;
     report.outputs.insert("J".into(), objective);
     for (name, estimator) in estimators {
+        let exact = match (estimator.limit(), &exact_solutions) {
+            (Limit::Updates, _) | (Limit::Neither, None) => &exact_updates,
+            (_, Some(solutions)) => solutions,
+            (Limit::Solution, None) => continue,
+        };
         match Estimate::by(case, *estimator) {
             Ok(estimate) => {
                 let terms = Terms::of(case, level, &estimate.apart)?;
-                report.rows.extend(rows(problem, level, name, &estimate, &terms, &exact)?);
+                report.rows.extend(rows(problem, level, name, &estimate, &terms, exact)?);
                 terms.write(case, name, &mut report.outputs)?;
             }
             Err(Error::Unsupported { plugin, what }) => report.skipped.push(Skipped {
@@ -196,9 +243,11 @@ impl Terms {
         let mut terms: Vec<_> = names.into_iter().map(|name| (name, zeros.clone())).collect();
         for contribution in gradient.contributions.iter().filter(|c| c.group == 0) {
             let name = contribution.name();
-            let (_, sum) = terms.iter_mut().find(|(n, _)| *n == name).ok_or_else(|| {
-                Error::Invalid(format!("a term `{name}` with {level} levels is not expected"))
-            })?;
+            let place = terms.iter().position(|(n, _)| *n == name).unwrap_or(terms.len());
+            if place == terms.len() {
+                terms.push((name, zeros.clone()));
+            }
+            let sum = &mut terms[place].1;
             for (sum, value) in sum.iter_mut().zip(values(&contribution.gradient)?) {
                 *sum += value;
             }
@@ -223,82 +272,37 @@ impl Terms {
     }
 }
 
-/// Both runs of an estimator.
+/// Both runs of an estimator, and the seconds of each.
 struct Estimate {
     /// With one adjoint, as a search with `combine = "sum"` runs it.
     joint: HyperGradient,
+    joint_seconds: f64,
     /// With G_m and G_a apart, as the other modes do.
     apart: HyperGradient,
-    ran: Ran,
+    apart_seconds: f64,
     bound: Option<ErrorBound>,
 }
 
 impl Estimate {
     fn by(case: &CheckCase, estimator: &dyn Hypergradient) -> Result<Self> {
-        let observer = Observer::new(estimator);
-        let of = |adjoints| hypergradient(&case.problem(), &case.point, &observer, adjoints);
-        let (joint, apart) = (of(Adjoints::Joint)?, of(Adjoints::Apart)?);
-        let ran = observer.ran(&apart);
-        Ok(Self { joint, apart, ran, bound: estimator.bound() })
-    }
-}
-
-/// Watches an estimator at work.
-#[derive(Debug)]
-struct Observer<'a> {
-    inner: &'a dyn Hypergradient,
-    asked: AtomicUsize,
-    differences: AtomicUsize,
-    double_backward: AtomicUsize,
-}
-
-/// What an estimator was seen to do.
-enum Ran {
-    /// Second derivatives were evaluated in this way.
-    Evaluated(Evaluated),
-    /// The inner updates were unrolled, but there was nothing to pull back through them.
-    NothingAsked,
-    /// The inner updates were not unrolled.
-    NotUnrolled,
-}
-
-impl<'a> Observer<'a> {
-    fn new(inner: &'a dyn Hypergradient) -> Self {
-        let zero = || AtomicUsize::new(0);
-        Self { inner, asked: zero(), differences: zero(), double_backward: zero() }
+        let estimators = vec![estimator; case.graph.stages.len()];
+        let of = |adjoints| -> Result<(HyperGradient, f64)> {
+            let start = Instant::now();
+            let found = hypergradient(&case.problem(), &case.point, &estimators, adjoints)?;
+            Ok((found, start.elapsed().as_secs_f64()))
+        };
+        let (joint, joint_seconds) = of(Adjoints::Joint)?;
+        let (apart, apart_seconds) = of(Adjoints::Apart)?;
+        Ok(Self { joint, joint_seconds, apart, apart_seconds, bound: estimator.bound() })
     }
 
-    fn ran(&self, gradient: &HyperGradient) -> Ran {
-        let read = |n: &AtomicUsize| n.load(Ordering::Relaxed);
-        if gradient.training_losses.is_empty() {
-            Ran::NotUnrolled
-        } else if read(&self.asked) == 0 {
-            Ran::NothingAsked
-        } else {
-            Ran::Evaluated(Evaluated {
-                differences: read(&self.differences),
-                double_backward: read(&self.double_backward),
-            })
-        }
-    }
-}
-
-impl Hypergradient for Observer<'_> {
-    fn unrolls(&self) -> bool {
-        self.inner.unrolls()
-    }
-
-    fn mixed_product(&self, stage: &StageOracle<'_>, v: &Tensor) -> Result<MixedProduct> {
-        let product = self.inner.mixed_product(stage, v)?;
-        let Evaluated { differences, double_backward } = stage.evaluated();
-        self.asked.fetch_add(1, Ordering::Relaxed);
-        self.differences.fetch_add(differences, Ordering::Relaxed);
-        self.double_backward.fetch_add(double_backward, Ordering::Relaxed);
-        Ok(product)
-    }
-
-    fn bound(&self) -> Option<ErrorBound> {
-        self.inner.bound()
+    /// What was seen to run.
+    fn ran(&self, estimator: &str) -> String {
+        let evaluated = self.apart.evaluated;
+        // Unrolled, but there was nothing to pull back through the inner steps.
+        let nothing_asked =
+            !self.apart.training_losses.is_empty() && evaluated == Evaluated::default();
+        if nothing_asked { estimator.to_owned() } else { evaluated.method() }
     }
 }
 
@@ -310,22 +314,19 @@ fn rows(
     terms: &Terms,
     exact: &Terms,
 ) -> Result<Vec<Row>> {
-    let ran = match &estimate.ran {
-        Ran::NotUnrolled => Evaluated::default().method().unwrap_or(estimator),
-        Ran::NothingAsked => estimator,
-        Ran::Evaluated(evaluated) => evaluated.method().unwrap_or(estimator),
-    };
+    let ran = estimate.ran(estimator);
     let direct_share = estimate.apart.direct_share()?;
-    let row = |term: &str, figures: &Figures, passes: usize, bound: Option<f64>| Row {
+    let row = |term: &str, figures: &Figures, run: (usize, f64), bound: Option<f64>| Row {
         problem: problem.to_owned(),
         level,
         term: term.to_owned(),
         estimator: estimator.to_owned(),
-        ran: ran.to_owned(),
+        ran: ran.clone(),
         cosine: figures.cosine,
         rel_error: figures.rel_error,
         norm_ratio: figures.norm_ratio,
-        passes,
+        passes: run.0,
+        seconds: run.1,
         direct_share,
         pass: bound.map(|bound| figures.rel_error.is_some_and(|e| e <= bound)),
     };
@@ -334,11 +335,22 @@ fn rows(
     let joint = joint.map(|t| t.flatten_all()?.to_dtype(DType::F64)?.to_vec1::<f64>());
     let joint = joint.transpose()?.unwrap_or_else(|| vec![0.0; exact.total.len()]);
     let total = Figures::of(&joint, &exact.total).worse(Figures::of(&terms.total, &exact.total));
-    let mut rows =
-        vec![row("total", &total, estimate.joint.passes, estimate.bound.map(|b| b.total))];
-    for ((name, values), (_, expected)) in terms.terms.iter().zip(&exact.terms) {
-        let figures = Figures::of(values, expected);
-        rows.push(row(name, &figures, estimate.apart.passes, estimate.bound.map(|b| b.term)));
+    let joint = (estimate.joint.passes, estimate.joint_seconds);
+    let apart = (estimate.apart.passes, estimate.apart_seconds);
+    let mut rows = vec![row("total", &total, joint, estimate.bound.map(|b| b.total))];
+    let zeros = vec![0.0; exact.total.len()];
+    let names = exact.terms.iter().chain(&terms.terms).map(|(name, _)| *name);
+    let mut seen = vec![];
+    for name in names {
+        if seen.contains(&name) {
+            continue;
+        }
+        seen.push(name);
+        let of = |list: &'_ [(&'static str, Vec<f64>)]| {
+            list.iter().find(|(n, _)| *n == name).map_or_else(|| zeros.clone(), |(_, v)| v.clone())
+        };
+        let figures = Figures::of(&of(&terms.terms), &of(&exact.terms));
+        rows.push(row(name, &figures, apart, estimate.bound.map(|b| b.term)));
     }
     Ok(rows)
 }

@@ -3,7 +3,7 @@
 use super::squares::{halved, pooled, square, squares};
 use super::{MapPrimitive, Plane};
 use crate::graph::Shape;
-use crate::reference::{Images, Real};
+use crate::reference::{Images, Scalar};
 use crate::simd::Simd;
 
 /// Mean of each 2x2 square. A last row or column of an odd size is not read.
@@ -59,7 +59,7 @@ impl MapPrimitive for AvgPool2x2 {
         true
     }
 
-    fn reference<T: Real>(&self, x: &Images<T>) -> Images<T> {
+    fn reference<T: Scalar>(&self, x: &Images<T>) -> Images<T> {
         let mut out = pooled(x);
         squares(x, |o, square| {
             let sum = square.into_iter().fold(T::default(), |sum, i| sum + x.data[i]);
@@ -68,7 +68,7 @@ impl MapPrimitive for AvgPool2x2 {
         out
     }
 
-    fn reference_back<T: Real>(&self, x: &Images<T>, g: &Images<T>) -> Images<T> {
+    fn reference_back<T: Scalar>(&self, x: &Images<T>, g: &Images<T>) -> Images<T> {
         let mut dx = Images::zeros(x.shape);
         squares(x, |o, square| {
             for i in square {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{INPUTS, MapPrimitive, Plane};
 use crate::graph::Shape;
-use crate::reference::{Images, Real};
+use crate::reference::{Images, Scalar};
 use crate::simd::{LANES, Simd};
 
 /// Output channel k is channel `channels[k]` of the concatenated inputs. No channel is taken twice, so
@@ -187,14 +187,14 @@ impl MapPrimitive for Gather {
         true
     }
 
-    fn reference<T: Real>(&self, x: &Images<T>) -> Images<T> {
+    fn reference<T: Scalar>(&self, x: &Images<T>) -> Images<T> {
         let (n, _, h, w) = x.shape;
         let mut out = Images::zeros((n, self.0.channels.len(), h, w));
         self.moves(x, |to, from| out.data[to] = x.data[from]);
         out
     }
 
-    fn reference_back<T: Real>(&self, x: &Images<T>, g: &Images<T>) -> Images<T> {
+    fn reference_back<T: Scalar>(&self, x: &Images<T>, g: &Images<T>) -> Images<T> {
         let mut dx = Images::zeros(x.shape);
         self.moves(x, |to, from| dx.data[from] += g.data[to]);
         dx
@@ -203,7 +203,7 @@ impl MapPrimitive for Gather {
 
 impl Gather {
     /// Calls `f(output, input)` for all positions.
-    fn moves<T: Real>(&self, x: &Images<T>, mut f: impl FnMut(usize, usize)) {
+    fn moves<T: Scalar>(&self, x: &Images<T>, mut f: impl FnMut(usize, usize)) {
         let (n, c, h, w) = x.shape;
         let (channels, pixels) = (&self.0.channels, h * w);
         for image in 0..n {

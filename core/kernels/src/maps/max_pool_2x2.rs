@@ -1,9 +1,9 @@
 //! The largest of each 2x2 square, stride 2, no padding (`nn.MaxPool2d(2, 2)`).
 
 use super::squares::{halved, pooled, square, squares};
-use super::{MapPrimitive, Plane};
+use super::{AvgPool2x2, Map, MapPrimitive, Plane};
 use crate::graph::Shape;
-use crate::reference::{Images, Real};
+use crate::reference::{Images, Scalar};
 use crate::simd::Simd;
 
 /// Largest of each 2x2 square. Among equals the first in scan order has the gradient. A last row or
@@ -69,19 +69,23 @@ impl MapPrimitive for MaxPool2x2 {
         true
     }
 
-    fn reference<T: Real>(&self, x: &Images<T>) -> Images<T> {
+    fn reference<T: Scalar>(&self, x: &Images<T>) -> Images<T> {
         let mut out = pooled(x);
         squares(x, |o, square| out.data[o] = x.data[first_largest(x, square)]);
         out
     }
 
-    fn reference_back<T: Real>(&self, x: &Images<T>, g: &Images<T>) -> Images<T> {
+    fn reference_back<T: Scalar>(&self, x: &Images<T>, g: &Images<T>) -> Images<T> {
         let mut dx = Images::zeros(x.shape);
         squares(x, |o, square| dx.data[first_largest(x, square)] += g.data[o]);
         dx
     }
 
-    fn margin<T: Real>(&self, x: &Images<T>) -> f64 {
+    fn smooth(&self) -> Option<Map> {
+        Some(Map::AvgPool2x2(AvgPool2x2))
+    }
+
+    fn margin<T: Scalar>(&self, x: &Images<T>) -> f64 {
         let mut margin = f64::INFINITY;
         squares(x, |_, square| {
             let mut values = square.map(|i| x.data[i].to_f64());
@@ -94,14 +98,15 @@ impl MapPrimitive for MaxPool2x2 {
     }
 }
 
-fn first_largest<T: Real>(x: &Images<T>, square: [usize; 4]) -> usize {
-    square.into_iter().reduce(|a, b| if x.data[b] > x.data[a] { b } else { a }).unwrap_or(0)
+fn first_largest<T: Scalar>(x: &Images<T>, square: [usize; 4]) -> usize {
+    let value = |i: usize| x.data[i].to_f64();
+    square.into_iter().reduce(|a, b| if value(b) > value(a) { b } else { a }).unwrap_or(0)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::maps::{Map, testing};
+    use crate::maps::testing;
 
     #[test]
     fn agrees_with_the_reference() {

@@ -31,7 +31,7 @@ pub use same::Same;
 
 use crate::graph::Shape;
 use crate::primitives::pool::Moments;
-use crate::reference::{Images, Real};
+use crate::reference::{Images, Scalar};
 use crate::simd::Simd;
 
 /// The most states that one map can read.
@@ -87,10 +87,10 @@ pub(crate) trait MapPrimitive {
     unsafe fn backward<V: Simd>(&self, x: &[Plane], g: Plane, dx: &[Plane]);
 
     /// The same as `forward`, obviously.
-    fn reference<T: Real>(&self, x: &Images<T>) -> Images<T>;
+    fn reference<T: Scalar>(&self, x: &Images<T>) -> Images<T>;
 
     /// The same as `backward`, obviously.
-    fn reference_back<T: Real>(&self, x: &Images<T>, g: &Images<T>) -> Images<T>;
+    fn reference_back<T: Scalar>(&self, x: &Images<T>, g: &Images<T>) -> Images<T>;
 
     /// Does each lane only see itself, whichever channel of whichever image it is? Then it runs on
     /// images that share registers too.
@@ -102,8 +102,14 @@ pub(crate) trait MapPrimitive {
         false
     }
 
+    /// What stands for it in the smooth variant of a graph ([`crate::reference::How::smooth`]); `None`:
+    /// itself.
+    fn smooth(&self) -> Option<Map> {
+        None
+    }
+
     /// Distance from the nearest point where the gradient jumps (see [`crate::reference::margin`]).
-    fn margin<T: Real>(&self, _x: &Images<T>) -> f64 {
+    fn margin<T: Scalar>(&self, _x: &Images<T>) -> f64 {
         f64::INFINITY
     }
 }
@@ -148,13 +154,16 @@ macro_rules! maps {
             pub(crate) fn is_lanewise(&self) -> bool {
                 match self { $(Self::$name(m) => m.is_lanewise(),)* }
             }
-            pub(crate) fn reference<T: Real>(&self, x: &Images<T>) -> Images<T> {
+            pub(crate) fn reference<T: Scalar>(&self, x: &Images<T>) -> Images<T> {
                 match self { $(Self::$name(m) => m.reference(x),)* }
             }
-            pub(crate) fn reference_back<T: Real>(&self, x: &Images<T>, g: &Images<T>) -> Images<T> {
+            pub(crate) fn reference_back<T: Scalar>(&self, x: &Images<T>, g: &Images<T>) -> Images<T> {
                 match self { $(Self::$name(m) => m.reference_back(x, g),)* }
             }
-            pub(crate) fn margin<T: Real>(&self, x: &Images<T>) -> f64 {
+            pub(crate) fn smooth(&self) -> Option<Self> {
+                match self { $(Self::$name(m) => m.smooth(),)* }
+            }
+            pub(crate) fn margin<T: Scalar>(&self, x: &Images<T>) -> f64 {
                 match self { $(Self::$name(m) => m.margin(x),)* }
             }
         }

@@ -2,7 +2,7 @@
 
 use super::{MapPrimitive, Plane};
 use crate::graph::Shape;
-use crate::reference::{Images, Real};
+use crate::reference::{Images, Scalar};
 use crate::simd::Simd;
 
 /// The input. A [`crate::Primitive::BatchNorm`] alone in a chain follows it, so that the sums it needs
@@ -47,11 +47,11 @@ impl MapPrimitive for Same {
         true
     }
 
-    fn reference<T: Real>(&self, x: &Images<T>) -> Images<T> {
+    fn reference<T: Scalar>(&self, x: &Images<T>) -> Images<T> {
         Images { shape: x.shape, data: x.data.clone() }
     }
 
-    fn reference_back<T: Real>(&self, _: &Images<T>, g: &Images<T>) -> Images<T> {
+    fn reference_back<T: Scalar>(&self, _: &Images<T>, g: &Images<T>) -> Images<T> {
         Images { shape: g.shape, data: g.data.clone() }
     }
 }

@@ -1,7 +1,7 @@
 //! The 2x2 squares that pools of stride 2 without padding read.
 
 use crate::graph::Shape;
-use crate::reference::{Images, Real};
+use crate::reference::{Images, Scalar};
 use crate::simd::Simd;
 
 /// The four pixels of a square.
@@ -25,13 +25,13 @@ pub(super) fn halved(inputs: &[Shape]) -> Result<Shape, String> {
 }
 
 /// Zeros of the output's shape.
-pub(super) fn pooled<T: Real>(x: &Images<T>) -> Images<T> {
+pub(super) fn pooled<T: Scalar>(x: &Images<T>) -> Images<T> {
     let (n, c, h, w) = x.shape;
     Images::zeros((n, c, h / 2, w / 2))
 }
 
 /// Calls `f(output, positions of its square)` in scan order.
-pub(super) fn squares<T: Real>(x: &Images<T>, mut f: impl FnMut(usize, [usize; 4])) {
+pub(super) fn squares<T: Scalar>(x: &Images<T>, mut f: impl FnMut(usize, [usize; 4])) {
     let (n, c, h, w) = x.shape;
     let mut output = 0;
     for plane in 0..n * c {

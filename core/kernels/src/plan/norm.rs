@@ -15,9 +15,7 @@ use super::exec::{Pass, Shared};
 use super::packing::Packing;
 use super::{Bundle, Coefficients, EPS, Norm, State};
 use crate::graph::Weight;
-
-/// 16 channels.
-type Lanes = [f64; 16];
+use crate::primitives::{Lanes, Moments, Total};
 
 /// Where per-image sums lie: `at + image * step`, sums of `G` and of `G * z`.
 #[derive(Clone, Copy)]
@@ -40,6 +38,23 @@ impl Pass<'_> {
         let lanes = self.lanes(at + image / packing.images * step);
         let first = packing.lane(image);
         std::array::from_fn(|l| if l < packing.width { lanes[first + l] } else { 0.0 })
+    }
+
+    /// The sum of all images' parts.
+    unsafe fn total(&self, packing: Packing, at: usize, step: usize) -> Lanes {
+        let (images, mut out) = (self.inputs.batch, [0.0; 16]);
+        if packing.is_packed() {
+            for image in 0..images {
+                let part = self.of_image(packing, at, step, image);
+                for l in 0..16 {
+                    out[l] += part[l];
+                }
+            }
+        } else {
+            let from = self.small(at).cast_const();
+            (self.kernels.total)(&Total { from, step, images, out: &raw mut out });
+        }
+        out
     }
 
     /// The same for all images of an item.
@@ -132,6 +147,18 @@ impl Pass<'_> {
         variance: &mut Lanes,
     ) -> f64 {
         let (images, pixels) = (self.inputs.batch, norm.pixels as f64);
+        if !norm.packing.is_packed() {
+            (self.kernels.moments)(&Moments {
+                part: self.small(norm.part + block * 16),
+                step: 3 * norm.padded,
+                padded: norm.padded,
+                images,
+                pixels,
+                mean,
+                variance,
+            });
+            return images as f64 * pixels;
+        }
         let part = |image: usize, q: usize| {
             let at = norm.part + q * norm.padded + block * 16;
             self.of_image(norm.packing, at, 3 * norm.padded, image)
@@ -229,30 +256,29 @@ impl Pass<'_> {
             let (gamma, beta) = self.affine(norm, block);
             // Sums with the weights of the images, and the gradient of those weights.
             let (mut sum, mut dot) = ([0.0; 16], [0.0; 16]);
-            for image in 0..images {
-                let of = |at: usize| self.of_image(norm.packing, at + block * 16, sums.step, image);
-                let (g, gz) = (of(sums.gradient), of(sums.dot));
-                let w = self.weight(weight, image);
-                let mut d = 0.0;
+            let mut add = |g: Lanes, gz: Lanes, w: f64, index: Option<usize>| {
                 for l in 0..16 {
                     sum[l] += w * g[l];
                     dot[l] += w * gz[l];
                 }
-                let index = match weight {
-                    Weight::One => continue,
-                    Weight::Shared(index) => index,
-                    Weight::PerImage(start) => start + image,
-                };
-                for l in 0..used {
-                    d += gamma[l] * r[l] * (gz[l] - mean[l] * g[l]) + beta[l] * g[l];
+                if let (Some(ops), Some(index)) = (ops, index) {
+                    let of = |l: usize| gamma[l] * r[l] * (gz[l] - mean[l] * g[l]) + beta[l] * g[l];
+                    *ops.at(index) += (0..used).map(of).sum::<f64>();
                 }
-                if let Some(ops) = ops {
-                    *ops.at(index) += d;
-                }
-                if out.a_stride > 0 {
+            };
+            if let Weight::PerImage(start) = weight {
+                for image in 0..images {
+                    let of =
+                        |at: usize| self.of_image(norm.packing, at + block * 16, sums.step, image);
+                    let w = self.weight(weight, image);
+                    add(of(sums.gradient), of(sums.dot), w, Some(start + image));
                     let at = out.a + image * out.a_stride + block * 16;
                     self.put(at, &std::array::from_fn(|l| w * gamma[l] * r[l]));
                 }
+            } else {
+                let total = |at: usize| self.total(norm.packing, at + block * 16, sums.step);
+                let index = if let Weight::Shared(index) = weight { Some(index) } else { None };
+                add(total(sums.gradient), total(sums.dot), self.weight(weight, 0), index);
             }
             let s: Lanes = std::array::from_fn(|l| r[l] * (dot[l] - mean[l] * sum[l]));
             if let (Some(weights), Some(affine)) = (weights, norm.batch.and_then(|n| n.affine)) {

@@ -2,8 +2,8 @@
 
 use super::{
     Depthwise, DepthwiseWeight, Dots, Fill, Filters, Gather, Kernels, Lazy, MapBackward,
-    MapForward, Mask, Mix, MixWeight, PackedMix, PackedMixWeight, Peak, Pool, PoolBack, Read,
-    Rectify, Sum, Winograd, WinogradWeight, default_table,
+    MapForward, Mask, Mix, MixWeight, Moments, PackedMix, PackedMixWeight, Peak, Pool, PoolBack,
+    Read, Rectify, Sum, Total, Winograd, WinogradWeight, default_table,
 };
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -56,6 +56,8 @@ counted! {
     packed_mix_weight(PackedMixWeight)
     map(MapForward<'_>)
     map_back(MapBackward<'_>)
+    total(Total)
+    moments(Moments)
     peak(Peak)
     read(Read)
 }

@@ -59,6 +59,9 @@ pub(crate) struct MixWeight {
     pub add: bool,
 }
 
+/// Sums of a tile's statistics that run side by side.
+const CHAINS: usize = 4;
+
 #[inline(always)]
 unsafe fn tile<V: Simd, const P: usize, const Q: usize, const S: usize, const O: usize>(
     a: &Mix,
@@ -111,15 +114,17 @@ unsafe fn tile<V: Simd, const P: usize, const Q: usize, const S: usize, const O:
                 acc[q][0].store(shift);
             }
             let k = V::load(shift);
-            let (mut sum, mut square) = (zero::<V>(), zero::<V>());
+            // Sums side by side: one after the other they would wait for each other.
+            let (mut sum, mut square) = ([zero::<V>(); CHAINS], [zero::<V>(); CHAINS]);
             for p in 0..P {
                 let d = acc[q][p].sub(k);
-                sum = sum.add(d);
-                square = V::fma(d, d, square);
+                sum[p % CHAINS] = sum[p % CHAINS].add(d);
+                square[p % CHAINS] = V::fma(d, d, square[p % CHAINS]);
             }
             let (s0, s1) = (stats.add(q * 16), stats.add((a.blocks_out + q) * 16));
-            V::load(s0).add(sum).store(s0);
-            V::load(s1).add(square).store(s1);
+            let all = |s: [V; CHAINS]| s[0].add(s[1]).add(s[2].add(s[3]));
+            V::load(s0).add(all(sum)).store(s0);
+            V::load(s1).add(all(square)).store(s1);
         }
     }
 }

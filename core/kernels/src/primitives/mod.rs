@@ -15,6 +15,7 @@ pub(crate) mod convert;
 mod counted;
 pub(crate) mod depthwise;
 pub(crate) mod mix;
+pub(crate) mod moments;
 pub(crate) mod packed;
 mod peak;
 pub(crate) mod pool;
@@ -29,6 +30,7 @@ pub(crate) use counted::table_for_network;
 pub use counted::{count_kernels, kernel_calls};
 pub(crate) use depthwise::{Depthwise, DepthwiseWeight, Tap};
 pub(crate) use mix::{Mix, MixWeight};
+pub(crate) use moments::{Lanes, Moments, Total};
 pub(crate) use packed::{PackedMix, PackedMixWeight};
 pub(crate) use peak::{MOST_SUMS, Peak, Read};
 pub(crate) use pool::{Pool, PoolBack};
@@ -62,6 +64,8 @@ pub(crate) struct Kernels {
     pub pool_back: unsafe fn(&PoolBack),
     pub map: unsafe fn(&MapForward<'_>),
     pub map_back: unsafe fn(&MapBackward<'_>),
+    pub total: unsafe fn(&Total),
+    pub moments: unsafe fn(&Moments),
     pub peak: unsafe fn(&Peak),
     pub read: unsafe fn(&Read),
 }
@@ -97,6 +101,8 @@ macro_rules! table {
                 pool_back(PoolBack) pool::pool_back::<$V>;
                 map(MapForward<'_>) maps::map::<$V>;
                 map_back(MapBackward<'_>) maps::map_back::<$V>;
+                total(Total) moments::total;
+                moments(Moments) moments::moments;
                 peak(Peak) peak::peak::<$V, $K>;
                 read(Read) peak::read::<$V>;
             );
@@ -123,6 +129,8 @@ macro_rules! table {
                 pool_back,
                 map,
                 map_back,
+                total,
+                moments,
                 peak,
                 read,
             };

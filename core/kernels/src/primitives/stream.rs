@@ -92,6 +92,7 @@ unsafe fn sum_tile<V: Simd, const P: usize>(a: &Sum, i: usize) {
         let (x, w) = *a.src.add(s);
         let (x, w) = (x.add(i * 16), V::load(w));
         for p in 0..P {
+            V::soon_read(x.wrapping_add(p * 16 + AHEAD));
             acc[p] = V::fma(w, V::load(x.add(p * 16)), acc[p]);
         }
     }
@@ -127,6 +128,8 @@ unsafe fn dot_tile<V: Simd, const Q: usize>(a: &Dots, s: usize) {
         while i < end {
             let g = V::load(a.g.add(i * 16));
             for q in 0..Q {
+                V::soon_read((*a.src.add(s + q)).wrapping_add(i * 16 + AHEAD));
+                V::soon_read((*a.src.add(s + q)).wrapping_add(i * 16 + 16 + AHEAD));
                 acc[q][0] = V::fma(g, V::load((*a.src.add(s + q)).add(i * 16)), acc[q][0]);
             }
             if i + 1 < end {

@@ -3,7 +3,7 @@
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
 use candle_core::{Device, Tensor, Var};
-use tetlo_kernels::reference::{self, Inputs, Real};
+use tetlo_kernels::reference::{self, Inputs, Scalar};
 use tetlo_kernels::{
     Affine, AvgPool2x2, Export, Graph, GraphBuilder, Map, MaxPool2x2, Mode, Network, Primitive,
     StateId, Term, Weight,
@@ -403,12 +403,12 @@ pub struct Expected {
 }
 
 /// A vector in another precision.
-fn cast<T: Real>(v: &[f32]) -> Vec<T> {
+fn cast<T: Scalar>(v: &[f32]) -> Vec<T> {
     v.iter().map(|v| T::from_f64(f64::from(*v))).collect()
 }
 
 /// The reference in precision `T`.
-fn reference_in<T: Real>(graph: &Graph, data: &Data, evaluate: bool) -> Expected {
+fn reference_in<T: Scalar>(graph: &Graph, data: &Data, evaluate: bool) -> Expected {
     let (images, weights, ops) = (cast::<T>(&data.images), cast(&data.weights), cast(&data.ops));
     let running = cast(&data.running);
     let inputs = Inputs {

@@ -9,9 +9,9 @@ const MOST: usize = 1 << 25;
 
 /// Quadruples (i, j, k, l) as places i·B + j and k·B + l in a flat B × B matrix.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Quadruples {
-    pub(super) first: Vec<u32>,
-    pub(super) second: Vec<u32>,
+pub(in crate::transfer) struct Quadruples {
+    pub(in crate::transfer) first: Vec<u32>,
+    pub(in crate::transfer) second: Vec<u32>,
 }
 
 /// The unordered pairs of B images, as places i·B + j with i < j.
@@ -31,7 +31,7 @@ impl Quadruples {
     }
 
     /// How many.
-    pub(super) fn len(&self) -> usize {
+    pub(in crate::transfer) fn len(&self) -> usize {
         self.first.len()
     }
 
@@ -39,7 +39,7 @@ impl Quadruples {
     ///
     /// # Errors
     /// The batch is too large for that.
-    pub(super) fn all(images: usize) -> Result<Self> {
+    pub(in crate::transfer) fn all(images: usize) -> Result<Self> {
         let pairs = pairs(images);
         let count = pairs.len() * pairs.len().saturating_sub(1) / 2;
         if count > MOST {
@@ -58,7 +58,7 @@ impl Quadruples {
     }
 
     /// `count` ordered pairs of different unordered pairs, uniformly. None in a batch of two.
-    pub(super) fn random(images: usize, count: usize, draws: &mut Stream) -> Self {
+    pub(in crate::transfer) fn random(images: usize, count: usize, draws: &mut Stream) -> Self {
         let pairs = pairs(images);
         let mut drawn = Self::none();
         if pairs.len() < 2 {
@@ -77,7 +77,7 @@ impl Quadruples {
     }
 
     /// `count` quadruples of four different images, uniformly. None in a batch of three.
-    pub(super) fn disjoint(images: usize, count: usize, draws: &mut Stream) -> Self {
+    pub(in crate::transfer) fn disjoint(images: usize, count: usize, draws: &mut Stream) -> Self {
         let mut drawn = Self::none();
         if images < 4 {
             return drawn;
@@ -98,7 +98,11 @@ impl Quadruples {
 
     /// `count` quadruples of a pair of one class and a pair of two, each uniformly. None where the
     /// batch lacks pairs of either sort.
-    pub(super) fn stratified(labels: &[u32], count: usize, draws: &mut Stream) -> Self {
+    pub(in crate::transfer) fn stratified(
+        labels: &[u32],
+        count: usize,
+        draws: &mut Stream,
+    ) -> Self {
         let images = labels.len();
         let alike = |p: &u32| labels[*p as usize / images] == labels[*p as usize % images];
         let (same, different): (Vec<u32>, Vec<u32>) = pairs(images).into_iter().partition(alike);
@@ -113,8 +117,59 @@ impl Quadruples {
         drawn
     }
 
+    /// The triples of `triplet-relation`: every image i with every unordered pair {j, k} of others, as
+    /// quadruples (i, j, i, k). None in a batch of two.
+    ///
+    /// # Errors
+    /// The batch is too large for that.
+    pub(in crate::transfer) fn all_triples(images: usize) -> Result<Self> {
+        let count = images * images.saturating_sub(1) * images.saturating_sub(2) / 2;
+        if count > MOST {
+            return Err(Error::config_hint(
+                format!("a batch of {images} images has {count} triples, more than fit"),
+                "use `sampler = \"random\"` with `triples = N`, or a smaller batch",
+            ));
+        }
+        let mut all = Self { first: Vec::with_capacity(count), second: Vec::with_capacity(count) };
+        for i in 0..images {
+            let others = || (0..images).filter(|o| *o != i);
+            for j in others() {
+                for k in others().filter(|k| *k > j) {
+                    all.push((i * images + j) as u32, (i * images + k) as u32);
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    /// `count` triples of three different images, uniformly. None in a batch of two.
+    pub(in crate::transfer) fn random_triples(
+        images: usize,
+        count: usize,
+        draws: &mut Stream,
+    ) -> Self {
+        let mut drawn = Self::none();
+        if images < 3 {
+            return drawn;
+        }
+        for _ in 0..count {
+            let i = draws.below(images);
+            // Uniform over the others: the last stands in for the anchor.
+            let j = match draws.below(images - 1) {
+                j if j == i => images - 1,
+                j => j,
+            };
+            let mut k = draws.below(images);
+            while k == i || k == j {
+                k = draws.below(images);
+            }
+            drawn.push((i * images + j) as u32, (i * images + k) as u32);
+        }
+        drawn
+    }
+
     /// d(q) = S[i, j] − S[k, l] for every quadruple; differentiable.
-    pub(super) fn differences(&self, similarities: &Tensor) -> Result<Tensor> {
+    pub(in crate::transfer) fn differences(&self, similarities: &Tensor) -> Result<Tensor> {
         let flat = similarities.flatten_all()?;
         let at = |places: &[u32]| {
             let places = Tensor::from_slice(places, places.len(), similarities.device())?;

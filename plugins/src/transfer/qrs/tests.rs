@@ -32,7 +32,7 @@ fn random(step: usize, rows: usize, columns: usize) -> Matrix {
 
 fn value(loss: &Qrs, main: &Matrix, aux: &Matrix) -> f64 {
     let (main, aux) = (tensor(main), tensor(aux));
-    let batch = TransferBatch::new(&main, &aux, draws(0)).unwrap();
+    let batch = TransferBatch::of_embeddings(&main, &aux, draws(0)).unwrap();
     loss.loss(&batch).unwrap().to_scalar().unwrap()
 }
 
@@ -40,7 +40,7 @@ fn value(loss: &Qrs, main: &Matrix, aux: &Matrix) -> f64 {
 fn gradients(loss: &Qrs, main: &Matrix, aux: &Matrix) -> (f64, Option<Matrix>, Option<Matrix>) {
     let main = Var::from_tensor(&tensor(main)).unwrap();
     let aux = Var::from_tensor(&tensor(aux)).unwrap();
-    let batch = TransferBatch::new(&main, &aux, draws(0)).unwrap();
+    let batch = TransferBatch::of_embeddings(&main, &aux, draws(0)).unwrap();
     let value = loss.loss(&batch).unwrap();
     let all = value.backward().unwrap();
     let take = |v: &Var| all.get(v).map(|g| g.to_vec2().unwrap());
@@ -242,7 +242,7 @@ fn no_temperature_overflows() {
             assert!(of_main.as_ref().is_none_or(finite) && finite(&of_aux.unwrap()), "{loss:?}");
             let main = tensor(&main).to_dtype(DType::F32).unwrap();
             let aux = tensor(&aux).to_dtype(DType::F32).unwrap();
-            let batch = TransferBatch::new(&main, &aux, draws(0)).unwrap();
+            let batch = TransferBatch::of_embeddings(&main, &aux, draws(0)).unwrap();
             let single: f32 = loss.loss(&batch).unwrap().to_scalar().unwrap();
             assert!(close(f64::from(single), value, 2e-5), "{loss:?}: {single} for {value}");
         }
@@ -303,7 +303,7 @@ fn one_image_and_missing_labels_are_refused() {
     let one = tensor(&random(1, 1, 3));
     let three = tensor(&random(1, 3, 3));
     let refusal = |loss: Qrs, z: &Tensor| {
-        let batch = TransferBatch::new(z, z, draws(0)).unwrap();
+        let batch = TransferBatch::of_embeddings(z, z, draws(0)).unwrap();
         loss.loss(&batch).unwrap_err().to_string()
     };
     assert!(refusal(qrs(all()), &one).contains("at least 2 images, got 1"));
@@ -337,7 +337,7 @@ fn diagnostics_by_hand() {
     let loss = qrs(all());
     let figures = |main: &Matrix, aux: &Matrix| {
         let (main, aux) = (tensor(main), tensor(aux));
-        let batch = TransferBatch::new(&main, &aux, draws(0)).unwrap();
+        let batch = TransferBatch::of_embeddings(&main, &aux, draws(0)).unwrap();
         loss.diagnostics(&batch).unwrap()
     };
     let [("kl", kl), ("std_main", std_main), ("std_aux", std_aux)] = figures(&main, &aux)[..]
@@ -408,12 +408,17 @@ fn samplers_keep_their_promises() {
 fn draws_are_four_an_image_and_follow_the_stream() {
     let z = tensor(&random(1, 6, 3));
     let loss = qrs(QrsOptions::default());
-    let drawn = |step: usize| loss.draw(&TransferBatch::new(&z, &z, draws(step)).unwrap()).unwrap();
+    let drawn = |step: usize| {
+        loss.draw(&TransferBatch::of_embeddings(&z, &z, draws(step)).unwrap()).unwrap()
+    };
     assert_eq!(drawn(0).len(), 24);
     assert_eq!(drawn(0), drawn(0));
     assert_ne!(drawn(0), drawn(1));
     let ten = qrs(QrsOptions { quadruples: 10, ..QrsOptions::default() });
-    assert_eq!(ten.draw(&TransferBatch::new(&z, &z, draws(0)).unwrap()).unwrap().len(), 10);
+    assert_eq!(
+        ten.draw(&TransferBatch::of_embeddings(&z, &z, draws(0)).unwrap()).unwrap().len(),
+        10
+    );
 }
 
 #[test]
@@ -450,7 +455,7 @@ fn second_derivatives() {
             of_aux.iter().flatten().zip(v.iter().flatten()).map(|(g, v)| g * v).sum()
         };
         let vars = [&main, &aux].map(|z| Var::from_tensor(&tensor(z)).unwrap());
-        let batch = TransferBatch::new(&vars[0], &vars[1], draws(0)).unwrap();
+        let batch = TransferBatch::of_embeddings(&vars[0], &vars[1], draws(0)).unwrap();
         let first = loss.loss(&batch).unwrap().backward().unwrap();
         let along = (first.get(&vars[1]).unwrap() * tensor(&v)).unwrap().sum_all().unwrap();
         let second = along.backward().unwrap();

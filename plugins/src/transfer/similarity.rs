@@ -1,8 +1,23 @@
 //! Similarity matrices of a batch.
 
-use super::Similarity;
+use super::math::at_least;
 use candle_core::{DType, Tensor};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use tetlo_core::Result;
+
+/// How similar two images are, by their embeddings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Similarity {
+    /// ⟨x, y⟩ / (‖x‖ ‖y‖), each norm at least 1e-8 (as in `PyTorch`).
+    #[default]
+    Cosine,
+    /// ⟨x, y⟩ / D.
+    Dot,
+    /// −‖x − y‖² / D.
+    Euclidean,
+}
 
 /// Smallest norm that a cosine divides by.
 const SMALLEST_NORM: f64 = 1e-8;
@@ -20,8 +35,7 @@ pub(super) fn matrix(embedding: &Tensor, similarity: Similarity, center: bool) -
     Ok(match similarity {
         Similarity::Cosine => {
             let squared = z.sqr()?.sum_keepdim(1)?;
-            let floor = squared.ones_like()?.affine(SMALLEST_NORM.powi(2), 0.0)?.detach();
-            dot(&z.broadcast_div(&squared.maximum(&floor)?.sqrt()?)?)?
+            dot(&z.broadcast_div(&at_least(&squared, SMALLEST_NORM.powi(2))?.sqrt()?)?)?
         }
         Similarity::Dot => (dot(&z)? / dimensions)?,
         Similarity::Euclidean => {
