@@ -58,10 +58,18 @@ pub(crate) enum Conv {
     },
 }
 
+/// Tiles of forward passes, smallest errors first.
+const FORWARD_TILES: &[TileSize] = &[TileSize::TwoByTwo, TileSize::TwoByFour];
+/// The same of gradients.
+const BACKWARD_TILES: &[TileSize] =
+    &[TileSize::TwoByTwo, TileSize::TwoByFour, TileSize::FourByFour];
+
 /// How a convolution and its gradients go through Winograd's transform.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Winograd {
-    pub tile: TileSize,
+    pub forward: TileSize,
+    /// Of both gradients.
+    pub back: TileSize,
     /// Images that are worked on together, because one has few tiles.
     pub team: usize,
 }
@@ -95,21 +103,26 @@ impl Stage {
             && ci.min(co) >= 12
             && h.min(w) >= 4
             && (ci.max(co) <= 256 || h * w >= 36);
-        let tiles = |tile: TileSize| h.div_ceil(tile.out()) * w.div_ceil(tile.out());
-        let products = |tile: TileSize| tiles(tile) * tile.elements();
-        let four = products(TileSize::Four) < products(TileSize::Two);
-        let size = if four { TileSize::Four } else { TileSize::Two };
-        pays.then(|| Winograd { tile: size, team: team(tiles(size)) })
+        let products = |tile: TileSize| tile.tiles(h, w) * tile.elements();
+        let best = |sizes: &[TileSize]| sizes.iter().copied().min_by_key(|t| products(*t));
+        // Errors before a rectifier may decide the other way what passes through it: only tiles
+        // with errors as small as those of plain sums.
+        let forward = best(FORWARD_TILES)?;
+        let back = best(BACKWARD_TILES)?;
+        let tiles = forward.tiles(h, w).min(back.tiles(h, w));
+        pays.then(|| Winograd { forward, back, team: team(tiles) })
     }
 
     /// How far beyond a pixel of the image its reads go: Winograd's last tiles may be larger than
     /// what is left.
     pub(crate) fn reach(&self) -> usize {
+        let (_, h, w) = self.input;
         let beyond = |tile: TileSize| {
-            let more = |size: usize| size.next_multiple_of(tile.out()) - size;
-            more(self.input.1).max(more(self.input.2))
+            let (rows, cols) = tile.out();
+            (h.next_multiple_of(rows) - h).max(w.next_multiple_of(cols) - w)
         };
-        self.conv.reach() + self.winograd().map_or(0, |w| beyond(w.tile))
+        let more = self.winograd().map_or(0, |w| beyond(w.forward).max(beyond(w.back)));
+        self.conv.reach() + more
     }
 
     /// The weights it uses, as (offset, length).

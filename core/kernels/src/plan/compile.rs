@@ -434,8 +434,8 @@ impl Compiler<'_> {
             self.plan.convs.push(conv);
             return self.plan.convs.len() - 1;
         }
-        let packed = conv.mix_floats();
-        (conv.packed, conv.packed_back) = (self.packed(packed), self.packed(packed));
+        conv.packed = self.packed(conv.mix_floats());
+        conv.packed_back = self.packed(conv.back_floats());
         let input = &mut self.plan.geometries[geometry_in];
         input.tile_blocks = input.tile_blocks.max(blocks_in);
         input.team = input.team.max(conv.team());
@@ -480,7 +480,7 @@ impl Compiler<'_> {
             for conv in chains.iter().filter_map(|(_, c)| c.get(depth)) {
                 let conv = &mut self.plan.convs[*conv];
                 conv.partial = at;
-                at += conv.partial_mix + conv.mix_floats();
+                at += conv.partial_mix + conv.back_floats();
             }
             self.plan.sizes.partial = self.plan.sizes.partial.max(at);
         }
@@ -510,8 +510,8 @@ impl Compiler<'_> {
             dense = dense.max(c.lanes_in.len() * 16 * before.max(after)).max(c.raw.floats);
             together = together.max(c.team() * c.lanes_in.len() * 16 * before);
             inner = inner.max(c.raw.floats);
-            if let Some(w) = c.winograd {
-                winograd = winograd.max(room(w.tile, c.lanes_in.len(), c.lanes_out.len()));
+            for tile in c.winograd.iter().flat_map(|w| [w.forward, w.back]) {
+                winograd = winograd.max(room(tile, c.lanes_in.len(), c.lanes_out.len()));
             }
         }
         self.plan.scratch = Scratch {

@@ -388,7 +388,7 @@ impl Pass<'_> {
         let g_image = g_out.grad_blocks * g_out.block;
         if let Some(p) = partial {
             (self.kernels.winograd_weight)(&WinogradWeight {
-                tile: winograd.tile,
+                tile: winograd.back,
                 images,
                 g_image,
                 x_image: g_in.tile_blocks * g_in.block,
@@ -410,7 +410,7 @@ impl Pass<'_> {
         }
         let Some((out, add)) = out else { return };
         (self.kernels.winograd)(&Winograd {
-            tile: winograd.tile,
+            tile: winograd.back,
             images,
             out_image: self.input_floats(conv),
             x_image: g_image,

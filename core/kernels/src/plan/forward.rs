@@ -246,7 +246,7 @@ impl Pass<'_> {
         let (z, plane) = (self.raw(&conv.raw, at.image), g_out.height * g_out.width * 16);
         let stats = items.clone().rev().map(|image| self.statistics_of(norm, image));
         (self.kernels.winograd)(&Winograd {
-            tile: w.tile,
+            tile: w.forward,
             images: items.len(),
             out_image: self.raw_step(&conv.raw),
             x_image: g_in.tile_blocks * g_in.block,

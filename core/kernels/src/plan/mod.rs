@@ -22,7 +22,7 @@ use crate::chain;
 use crate::function::TensorFunction;
 use crate::graph::{Graph, Shape, Weight};
 use crate::maps::Map;
-use crate::primitives::{Tap, weights_step};
+use crate::primitives::{Tap, TileSize, weights_step};
 pub(crate) use exec::{Buffers, Inputs, Recorded, Targets, Wanted, same_bits};
 use export::Output;
 use packing::Packing;
@@ -236,11 +236,20 @@ struct Conv {
 }
 
 impl Conv {
-    /// Floats of the weights of the channel mix, and of their gradient.
+    /// Floats of the weights of the channel mix.
     fn mix_floats(&self) -> usize {
+        self.planes(self.winograd.map(|w| w.forward))
+    }
+
+    /// The same for the gradient of its input, and the gradient of the weights.
+    fn back_floats(&self) -> usize {
+        self.planes(self.winograd.map(|w| w.back))
+    }
+
+    fn planes(&self, winograd: Option<TileSize>) -> usize {
         let (blocks_in, blocks_out) = (self.lanes_in.len(), self.lanes_out.len());
-        match self.winograd {
-            Some(w) => w.tile.elements() * weights_step(blocks_in, blocks_out),
+        match winograd {
+            Some(tile) => tile.elements() * weights_step(blocks_in, blocks_out),
             None => self.taps.len() * blocks_in * blocks_out * 256,
         }
     }

@@ -7,6 +7,7 @@
 
 use super::exec::{Pass, Shared};
 use super::{Conv, MixWeights, Run};
+use crate::chain::Winograd;
 use crate::primitives::{Filters, Gather, TileSize, weights_step};
 
 impl Conv {
@@ -67,7 +68,7 @@ impl Pass<'_> {
             }
         }
         if let Some(w) = conv.winograd {
-            self.transform_weights(conv, w.tile, weights);
+            self.transform_weights(conv, w, weights);
             return;
         }
         for tap in 0..conv.taps.len() {
@@ -140,7 +141,7 @@ impl Pass<'_> {
             }
         }
         if let Some(w) = conv.winograd {
-            self.gather_transformed(conv, w.tile, gradient);
+            self.gather_transformed(conv, w.back, gradient);
             return;
         }
         for tap in 0..conv.taps.len() {
@@ -189,7 +190,7 @@ impl Pass<'_> {
     }
 
     /// Both layouts of a convolution's weights under Winograd's transform.
-    unsafe fn transform_weights(&self, conv: &Conv, tile: TileSize, weights: &[f32]) {
+    unsafe fn transform_weights(&self, conv: &Conv, w: Winograd, weights: &[f32]) {
         let (rows_in, rows_out) = (conv.lanes_in.len() * 16, conv.lanes_out.len() * 16);
         let filters = |out: usize, channel: usize| match conv.row(0, out) {
             Some((row, step)) => weights[row + channel * step..].as_ptr(),
@@ -199,7 +200,7 @@ impl Pass<'_> {
             for run in &conv.runs {
                 for q in 0..run.len {
                     (self.kernels.filters)(&Filters {
-                        tile,
+                        tile: w.forward,
                         w: filters(block * 16, run.channel + q),
                         w_step: conv.inputs * 9,
                         count: *lanes as usize,
@@ -214,7 +215,7 @@ impl Pass<'_> {
             for out in 0..conv.outputs {
                 let at = conv.packed_back + (piece.lane / 16 * rows_out + out) * 16;
                 (self.kernels.filters)(&Filters {
-                    tile,
+                    tile: w.back,
                     w: filters(out, piece.channel),
                     w_step: 9,
                     count: piece.len,

@@ -1,7 +1,7 @@
 //! Weights into the transformed domain, and their gradient back.
 
-use super::TileSize;
 use super::tile::{Four, MOST, Tile, Two};
+use super::{TileSize, with_tile};
 use crate::simd::{Simd, zero};
 
 /// `G g G'` of up to 16 filters: one row of transformed weights.
@@ -21,14 +21,11 @@ pub(crate) struct Filters {
 
 #[inline(always)]
 pub(crate) unsafe fn filters<V: Simd>(a: &Filters) {
-    match a.tile {
-        TileSize::Two => transform::<V, Two>(a),
-        TileSize::Four => transform::<V, Four>(a),
-    }
+    with_tile!(a.tile, transform, V; a)
 }
 
 #[inline(always)]
-unsafe fn transform<V: Simd, T: Tile>(a: &Filters) {
+unsafe fn transform<V: Simd, R: Tile, C: Tile>(a: &Filters) {
     let mut taps = [[0.0f32; 16]; 9];
     for f in 0..a.count {
         for t in 0..9 {
@@ -41,15 +38,15 @@ unsafe fn transform<V: Simd, T: Tile>(a: &Filters) {
         for i in 0..3 {
             column[i] = V::load(taps[3 * i + j].as_ptr());
         }
-        let column = T::filter(column);
-        for i in 0..T::SIDE {
+        let column = R::filter(column);
+        for i in 0..R::SIDE {
             rows[i][j] = column[i];
         }
     }
-    for i in 0..T::SIDE {
-        let row = T::filter(rows[i]);
-        for j in 0..T::SIDE {
-            row[j].store(a.out.add((T::SIDE * i + j) * a.out_step));
+    for i in 0..R::SIDE {
+        let row = C::filter(rows[i]);
+        for j in 0..C::SIDE {
+            row[j].store(a.out.add((C::SIDE * i + j) * a.out_step));
         }
     }
 }
@@ -70,31 +67,28 @@ pub(crate) struct Gather {
 
 #[inline(always)]
 pub(crate) unsafe fn gather<V: Simd>(a: &Gather) {
-    match a.tile {
-        TileSize::Two => back::<V, Two>(a),
-        TileSize::Four => back::<V, Four>(a),
-    }
+    with_tile!(a.tile, back, V; a)
 }
 
 #[inline(always)]
-unsafe fn back<V: Simd, T: Tile>(a: &Gather) {
+unsafe fn back<V: Simd, R: Tile, C: Tile>(a: &Gather) {
     let mut columns = [[zero::<V>(); MOST]; 3];
-    for j in 0..T::SIDE {
+    for j in 0..C::SIDE {
         let mut x = [zero::<V>(); MOST];
-        for i in 0..T::SIDE {
+        for i in 0..R::SIDE {
             for chunk in 0..a.chunks {
-                let from = a.dw.add((T::SIDE * i + j) * a.dw_step + chunk * a.chunk_step);
+                let from = a.dw.add((C::SIDE * i + j) * a.dw_step + chunk * a.chunk_step);
                 x[i] = x[i].add(V::load(from));
             }
         }
-        let column = T::gather(x);
+        let column = R::gather(x);
         for i in 0..3 {
             columns[i][j] = column[i];
         }
     }
     let mut taps = [[0.0f32; 16]; 9];
     for i in 0..3 {
-        let row = T::gather(columns[i]);
+        let row = C::gather(columns[i]);
         for j in 0..3 {
             row[j].store(taps[3 * i + j].as_mut_ptr());
         }

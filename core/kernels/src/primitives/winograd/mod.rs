@@ -21,30 +21,47 @@ pub(crate) use weight::{WinogradWeight, winograd_weight};
 use crate::simd::{Simd, zero};
 use tile::{Four, MOST, Tile, Two};
 
-/// Output pixels in a row of a tile.
+/// Output pixels of a tile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TileSize {
-    Two,
-    Four,
+    TwoByTwo,
+    TwoByFour,
+    FourByFour,
 }
 
 impl TileSize {
-    /// Output pixels in a row of a tile.
-    pub(crate) const fn out(self) -> usize {
+    /// Rows and columns of output pixels.
+    pub(crate) const fn out(self) -> (usize, usize) {
         match self {
-            Self::Two => Two::OUT,
-            Self::Four => Four::OUT,
+            Self::TwoByTwo => (Two::OUT, Two::OUT),
+            Self::TwoByFour => (Two::OUT, Four::OUT),
+            Self::FourByFour => (Four::OUT, Four::OUT),
         }
     }
 
     /// Elements of a transformed tile.
     pub(crate) const fn elements(self) -> usize {
-        match self {
-            Self::Two => Two::ELEMENTS,
-            Self::Four => Four::ELEMENTS,
-        }
+        let (rows, cols) = self.out();
+        (rows + 2) * (cols + 2)
+    }
+
+    /// Tiles of an image.
+    pub(crate) const fn tiles(self, rows: usize, cols: usize) -> usize {
+        rows.div_ceil(self.out().0) * cols.div_ceil(self.out().1)
     }
 }
+
+/// Calls a function with the transforms of columns and of rows of a tile.
+macro_rules! with_tile {
+    ($tile:expr, $f:ident, $V:ty $(, $n:ident)*; $a:expr) => {
+        match $tile {
+            TileSize::TwoByTwo => $f::<$V, Two, Two $(, $n)*>($a),
+            TileSize::TwoByFour => $f::<$V, Two, Four $(, $n)*>($a),
+            TileSize::FourByFour => $f::<$V, Four, Four $(, $n)*>($a),
+        }
+    };
+}
+use with_tile;
 
 /// `out[co] (+)= sum over 3x3 taps, ci of w * x[ci]`, with statistics as in [`super::Mix`].
 ///
@@ -122,42 +139,42 @@ impl Band {
 
 /// `B'` applied to a column of pixels.
 #[inline(always)]
-unsafe fn column<V: Simd, T: Tile>(x: *const f32, row: usize) -> [V; MOST] {
+unsafe fn column<V: Simd, R: Tile>(x: *const f32, row: usize) -> [V; MOST] {
     let mut d = [zero::<V>(); MOST];
-    for i in 0..T::SIDE {
+    for i in 0..R::SIDE {
         d[i] = V::load(x.add(i * row));
     }
-    T::input(d)
+    R::input(d)
 }
 
 /// `B' d B` of a band; neighbouring tiles share two columns.
 #[inline(always)]
-unsafe fn input<V: Simd, T: Tile>(band: Band, x: *const f32, x_row: usize, out: *mut f32) {
+unsafe fn input<V: Simd, R: Tile, C: Tile>(band: Band, x: *const f32, x_row: usize, out: *mut f32) {
     let mut done = 0;
     while done < band.tiles {
         let (ty, tx) = ((band.first + done) / band.across, (band.first + done) % band.across);
         let run = (band.across - tx).min(band.tiles - done);
-        let mut x = x.add(T::OUT * (ty * x_row + tx * 16)).wrapping_sub(x_row + 16);
+        let mut x = x.add(R::OUT * ty * x_row + C::OUT * tx * 16).wrapping_sub(x_row + 16);
         let mut columns = [[zero::<V>(); MOST]; MOST];
-        columns[T::OUT] = column::<V, T>(x, x_row);
-        columns[T::OUT + 1] = column::<V, T>(x.add(16), x_row);
+        columns[C::OUT] = column::<V, R>(x, x_row);
+        columns[C::OUT + 1] = column::<V, R>(x.add(16), x_row);
         for t in done..done + run {
-            (columns[0], columns[1]) = (columns[T::OUT], columns[T::OUT + 1]);
-            for j in 2..T::SIDE {
-                columns[j] = column::<V, T>(x.add(j * 16), x_row);
+            (columns[0], columns[1]) = (columns[C::OUT], columns[C::OUT + 1]);
+            for j in 2..C::SIDE {
+                columns[j] = column::<V, R>(x.add(j * 16), x_row);
             }
             let out = out.add(t * 16);
-            for i in 0..T::SIDE {
+            for i in 0..R::SIDE {
                 let mut row = [zero::<V>(); MOST];
-                for j in 0..T::SIDE {
+                for j in 0..C::SIDE {
                     row[j] = columns[j][i];
                 }
-                let row = T::input(row);
-                for j in 0..T::SIDE {
-                    row[j].store(out.add((T::SIDE * i + j) * STEP));
+                let row = C::input(row);
+                for j in 0..C::SIDE {
+                    row[j].store(out.add((C::SIDE * i + j) * STEP));
                 }
             }
-            x = x.add(T::OUT * 16);
+            x = x.add(C::OUT * 16);
         }
         done += run;
     }
@@ -165,13 +182,13 @@ unsafe fn input<V: Simd, T: Tile>(band: Band, x: *const f32, x_row: usize, out: 
 
 /// Sums over channels of one element for `P` tiles and `Q` output blocks.
 #[inline(always)]
-unsafe fn products<V: Simd, T: Tile, const P: usize, const Q: usize>(
+unsafe fn products<V: Simd, R: Tile, C: Tile, const P: usize, const Q: usize>(
     a: &Winograd,
     v: *const f32,
     w: *const f32,
     m: *mut f32,
 ) {
-    let (plane, w_block) = (T::ELEMENTS * STEP, a.blocks_in * 256);
+    let (plane, w_block) = (R::SIDE * C::SIDE * STEP, a.blocks_in * 256);
     let mut acc = [[zero::<V>(); P]; Q];
     for b in 0..a.blocks_in {
         let (v, w) = (v.add(b * plane), w.add(b * 256));
@@ -196,7 +213,7 @@ unsafe fn products<V: Simd, T: Tile, const P: usize, const Q: usize>(
 }
 
 #[inline(always)]
-unsafe fn blocks<V: Simd, T: Tile, const P: usize, const Q: usize>(
+unsafe fn blocks<V: Simd, R: Tile, C: Tile, const P: usize, const Q: usize>(
     a: &Winograd,
     tiles: usize,
     v: *const f32,
@@ -205,19 +222,19 @@ unsafe fn blocks<V: Simd, T: Tile, const P: usize, const Q: usize>(
 ) {
     let mut t = 0;
     while t + P <= tiles {
-        products::<V, T, P, Q>(a, v.add(t * 16), w, m.add(t * 16));
+        products::<V, R, C, P, Q>(a, v.add(t * 16), w, m.add(t * 16));
         t += P;
     }
     if P > 8 && t + 8 <= tiles {
-        products::<V, T, 8, Q>(a, v.add(t * 16), w, m.add(t * 16));
+        products::<V, R, C, 8, Q>(a, v.add(t * 16), w, m.add(t * 16));
         t += 8;
     }
     if P > 4 && t + 4 <= tiles {
-        products::<V, T, 4, Q>(a, v.add(t * 16), w, m.add(t * 16));
+        products::<V, R, C, 4, Q>(a, v.add(t * 16), w, m.add(t * 16));
         t += 4;
     }
     while t < tiles {
-        products::<V, T, 1, Q>(a, v.add(t * 16), w, m.add(t * 16));
+        products::<V, R, C, 1, Q>(a, v.add(t * 16), w, m.add(t * 16));
         t += 1;
     }
 }
@@ -231,7 +248,7 @@ struct Sums<V> {
 
 /// `A' m A` of one tile, of which `rows` and `cols` pixels are inside the image: all with `FULL`.
 #[inline(always)]
-unsafe fn write<V: Simd, T: Tile, const FULL: bool>(
+unsafe fn write<V: Simd, R: Tile, C: Tile, const FULL: bool>(
     a: &Winograd,
     m: *const f32,
     out: *mut f32,
@@ -240,19 +257,19 @@ unsafe fn write<V: Simd, T: Tile, const FULL: bool>(
     sums: &mut Sums<V>,
 ) {
     let mut columns = [[zero::<V>(); 4]; MOST];
-    for j in 0..T::SIDE {
+    for j in 0..C::SIDE {
         let mut column = [zero::<V>(); MOST];
-        for i in 0..T::SIDE {
-            column[i] = V::load(m.add((T::SIDE * i + j) * STEP));
+        for i in 0..R::SIDE {
+            column[i] = V::load(m.add((C::SIDE * i + j) * STEP));
         }
-        columns[j] = T::output(column);
+        columns[j] = R::output(column);
     }
-    for i in 0..T::OUT {
+    for i in 0..R::OUT {
         let mut row = [zero::<V>(); MOST];
-        for j in 0..T::SIDE {
+        for j in 0..C::SIDE {
             row[j] = columns[j][i];
         }
-        let mut y = T::output(row);
+        let mut y = C::output(row);
         if i == 0 && first {
             sums.k = y[0];
         }
@@ -262,7 +279,7 @@ unsafe fn write<V: Simd, T: Tile, const FULL: bool>(
         let out = out.add(i * a.out_row);
         // Of a row at first: long chains of sums would have to wait for each other.
         let (mut sum, mut square) = (zero::<V>(), zero::<V>());
-        for j in 0..T::OUT {
+        for j in 0..C::OUT {
             if FULL || j < cols {
                 let out = out.add(j * 16);
                 if a.add {
@@ -284,7 +301,7 @@ unsafe fn write<V: Simd, T: Tile, const FULL: bool>(
 
 /// `A' m A` of a band of one output block.
 #[inline(always)]
-unsafe fn output<V: Simd, T: Tile>(
+unsafe fn output<V: Simd, R: Tile, C: Tile>(
     a: &Winograd,
     band: Band,
     m: *const f32,
@@ -299,13 +316,13 @@ unsafe fn output<V: Simd, T: Tile>(
     let (mut ty, mut tx) = (band.first / band.across, band.first % band.across);
     for t in 0..band.tiles {
         let m = m.add(t * 16);
-        let out = out.add(T::OUT * (ty * a.out_row + tx * 16));
-        let (rows, cols) = (a.rows - T::OUT * ty, a.cols - T::OUT * tx);
+        let out = out.add(R::OUT * ty * a.out_row + C::OUT * tx * 16);
+        let (rows, cols) = (a.rows - R::OUT * ty, a.cols - C::OUT * tx);
         let first = !stats.is_null() && band.first + t == 0;
-        if rows >= T::OUT && cols >= T::OUT {
-            write::<V, T, true>(a, m, out, (rows, cols), first, &mut sums);
+        if rows >= R::OUT && cols >= C::OUT {
+            write::<V, R, C, true>(a, m, out, (rows, cols), first, &mut sums);
         } else {
-            write::<V, T, false>(a, m, out, (rows, cols), first, &mut sums);
+            write::<V, R, C, false>(a, m, out, (rows, cols), first, &mut sums);
         }
         tx += 1;
         if tx == band.across {
@@ -322,18 +339,15 @@ unsafe fn output<V: Simd, T: Tile>(
 
 #[inline(always)]
 pub(crate) unsafe fn winograd<V: Simd, const P: usize, const Q: usize>(a: &Winograd) {
-    match a.tile {
-        TileSize::Two => bands::<V, Two, P, Q>(a),
-        TileSize::Four => bands::<V, Four, P, Q>(a),
-    }
+    with_tile!(a.tile, bands, V, P, Q; a)
 }
 
 #[inline(always)]
-unsafe fn bands<V: Simd, T: Tile, const P: usize, const Q: usize>(a: &Winograd) {
-    let across = a.cols.div_ceil(T::OUT);
-    let each = a.rows.div_ceil(T::OUT) * across;
+unsafe fn bands<V: Simd, R: Tile, C: Tile, const P: usize, const Q: usize>(a: &Winograd) {
+    let across = a.cols.div_ceil(C::OUT);
+    let each = a.rows.div_ceil(R::OUT) * across;
     let all = a.images * each;
-    let plane = T::ELEMENTS * STEP;
+    let plane = R::SIDE * C::SIDE * STEP;
     let v = a.scratch;
     // One output block is written over the tiles that it was made from: less to keep in the cache.
     let m = if a.blocks_out == 1 { v } else { v.add(a.blocks_in * plane) };
@@ -345,30 +359,42 @@ unsafe fn bands<V: Simd, T: Tile, const P: usize, const Q: usize>(a: &Winograd) 
             let band = Band::part(first, at, tiles, each, across);
             for b in 0..a.blocks_in {
                 let x = a.x.add(band.image * a.x_image + b * a.x_block);
-                input::<V, T>(band, x, a.x_row, v.add(b * plane + at * 16));
+                input::<V, R, C>(band, x, a.x_row, v.add(b * plane + at * 16));
             }
             at += band.tiles;
         }
         let w_step = weights_step(a.blocks_in, a.blocks_out);
-        for e in 0..T::ELEMENTS {
+        for e in 0..R::SIDE * C::SIDE {
             let v = v.add(e * STEP).cast_const();
             let (w, m) = (a.w.add(e * w_step), m.add(e * STEP));
             let mut q = 0;
             // Few tiles: more output blocks keep as many sums in flight.
             while P == 8 && tiles <= 4 && q + 4 <= a.blocks_out {
-                blocks::<V, T, 4, 4>(a, tiles, v, w.add(q * a.blocks_in * 256), m.add(q * plane));
+                blocks::<V, R, C, 4, 4>(
+                    a,
+                    tiles,
+                    v,
+                    w.add(q * a.blocks_in * 256),
+                    m.add(q * plane),
+                );
                 q += 4;
             }
             while q + Q <= a.blocks_out {
-                blocks::<V, T, P, Q>(a, tiles, v, w.add(q * a.blocks_in * 256), m.add(q * plane));
+                blocks::<V, R, C, P, Q>(
+                    a,
+                    tiles,
+                    v,
+                    w.add(q * a.blocks_in * 256),
+                    m.add(q * plane),
+                );
                 q += Q;
             }
             while q < a.blocks_out {
                 let (w, m) = (w.add(q * a.blocks_in * 256), m.add(q * plane));
                 if P == 8 {
-                    blocks::<V, T, 16, 1>(a, tiles, v, w, m);
+                    blocks::<V, R, C, 16, 1>(a, tiles, v, w, m);
                 } else {
-                    blocks::<V, T, P, 1>(a, tiles, v, w, m);
+                    blocks::<V, R, C, P, 1>(a, tiles, v, w, m);
                 }
                 q += 1;
             }
@@ -382,7 +408,7 @@ unsafe fn bands<V: Simd, T: Tile, const P: usize, const Q: usize>(a: &Winograd) 
                 if !stats.is_null() {
                     stats = stats.add(band.image * a.stats_image + q * 16);
                 }
-                output::<V, T>(a, band, m.add(q * plane + at * 16), out, stats);
+                output::<V, R, C>(a, band, m.add(q * plane + at * 16), out, stats);
             }
             at += band.tiles;
         }

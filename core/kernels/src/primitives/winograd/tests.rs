@@ -3,7 +3,7 @@
 use super::{Filters, Gather, TileSize, Winograd, WinogradWeight, room, weights_step};
 use crate::primitives::{Kernels, available};
 
-const SIZES: [TileSize; 2] = [TileSize::Two, TileSize::Four];
+const SIZES: [TileSize; 3] = [TileSize::TwoByTwo, TileSize::TwoByFour, TileSize::FourByFour];
 /// Zeros around each image.
 const PAD: usize = 4;
 

@@ -16,8 +16,6 @@ pub(super) trait Tile {
     const OUT: usize;
     /// Inputs, products.
     const SIDE: usize = Self::OUT + 2;
-    /// Products in two dimensions.
-    const ELEMENTS: usize = Self::SIDE * Self::SIDE;
 
     /// `B'`
     unsafe fn input<V: Simd>(d: [V; MOST]) -> [V; MOST];

@@ -1,7 +1,7 @@
 //! The gradient of transformed weights.
 
 use super::tile::{Four, MOST, Tile, Two};
-use super::{BAND, Band, STEP, TileSize, input, weights_step};
+use super::{BAND, Band, STEP, TileSize, input, weights_step, with_tile};
 use crate::simd::{Simd, zero};
 
 /// `dw[element][co][ci] (+)= sum over tiles of (A g A') . (B' x B)`: the gradient of the transformed
@@ -35,26 +35,31 @@ pub(crate) struct WinogradWeight {
 
 /// `A g A'` of a band of one block, up to signs.
 #[inline(always)]
-unsafe fn gradient<V: Simd, T: Tile>(band: Band, g: *const f32, g_row: usize, out: *mut f32) {
+unsafe fn gradient<V: Simd, R: Tile, C: Tile>(
+    band: Band,
+    g: *const f32,
+    g_row: usize,
+    out: *mut f32,
+) {
     let (mut ty, mut tx) = (band.first / band.across, band.first % band.across);
     for t in 0..band.tiles {
-        let g = g.add(T::OUT * (ty * g_row + tx * 16));
+        let g = g.add(R::OUT * ty * g_row + C::OUT * tx * 16);
         let mut columns = [[zero::<V>(); MOST]; 4];
-        for j in 0..T::OUT {
+        for j in 0..C::OUT {
             let mut column = [zero::<V>(); 4];
-            for i in 0..T::OUT {
+            for i in 0..R::OUT {
                 column[i] = V::load(g.add(i * g_row + j * 16));
             }
-            columns[j] = T::gradient(column);
+            columns[j] = R::gradient(column);
         }
-        for i in 0..T::SIDE {
+        for i in 0..R::SIDE {
             let mut row = [zero::<V>(); 4];
-            for j in 0..T::OUT {
+            for j in 0..C::OUT {
                 row[j] = columns[j][i];
             }
-            let row = T::gradient(row);
-            for j in 0..T::SIDE {
-                row[j].store(out.add((T::SIDE * i + j) * STEP + t * 16));
+            let row = C::gradient(row);
+            for j in 0..C::SIDE {
+                row[j].store(out.add((C::SIDE * i + j) * STEP + t * 16));
             }
         }
         tx += 1;
@@ -66,7 +71,7 @@ unsafe fn gradient<V: Simd, T: Tile>(band: Band, g: *const f32, g_row: usize, ou
 
 /// Sums over the tiles of a band for `M` output channels and `N` input blocks.
 #[inline(always)]
-unsafe fn outer<V: Simd, T: Tile, const M: usize, const N: usize>(
+unsafe fn outer<V: Simd, R: Tile, C: Tile, const M: usize, const N: usize>(
     a: &WinogradWeight,
     tiles: usize,
     add: bool,
@@ -78,7 +83,7 @@ unsafe fn outer<V: Simd, T: Tile, const M: usize, const N: usize>(
     for t in 0..tiles {
         let mut xv = [zero::<V>(); N];
         for j in 0..N {
-            xv[j] = V::load(v.add(j * T::ELEMENTS * STEP + t * 16));
+            xv[j] = V::load(v.add(j * R::SIDE * C::SIDE * STEP + t * 16));
         }
         for i in 0..M {
             let gv = V::splat(*g.add(t * 16 + i));
@@ -100,7 +105,7 @@ unsafe fn outer<V: Simd, T: Tile, const M: usize, const N: usize>(
 
 /// One element of a band: all output and input channels.
 #[inline(always)]
-unsafe fn element<V: Simd, T: Tile, const M: usize, const N: usize>(
+unsafe fn element<V: Simd, R: Tile, C: Tile, const M: usize, const N: usize>(
     a: &WinogradWeight,
     tiles: usize,
     add: bool,
@@ -108,7 +113,7 @@ unsafe fn element<V: Simd, T: Tile, const M: usize, const N: usize>(
     v: *const f32,
     dw: *mut f32,
 ) {
-    let plane = T::ELEMENTS * STEP;
+    let plane = R::SIDE * C::SIDE * STEP;
     for ob in 0..a.blocks_out {
         let lanes = *a.lanes.add(ob) as usize;
         let (g, dw) = (g.add(ob * plane), dw.add(ob * a.blocks_in * 256));
@@ -117,7 +122,7 @@ unsafe fn element<V: Simd, T: Tile, const M: usize, const N: usize>(
             let mut i = 0;
             while i < lanes {
                 let dw = dw.add((i * a.blocks_in + j) * 16);
-                outer::<V, T, M, N>(a, tiles, add, g.add(i), v.add(j * plane), dw);
+                outer::<V, R, C, M, N>(a, tiles, add, g.add(i), v.add(j * plane), dw);
                 i += M;
             }
             j += N;
@@ -125,11 +130,18 @@ unsafe fn element<V: Simd, T: Tile, const M: usize, const N: usize>(
         while j < a.blocks_in {
             let (v, dw) = (v.add(j * plane), dw.add(j * 16));
             if M == 8 {
-                outer::<V, T, 16, 1>(a, tiles, add, g, v, dw);
+                outer::<V, R, C, 16, 1>(a, tiles, add, g, v, dw);
             } else {
                 let mut i = 0;
                 while i < lanes {
-                    outer::<V, T, M, 1>(a, tiles, add, g.add(i), v, dw.add(i * a.blocks_in * 16));
+                    outer::<V, R, C, M, 1>(
+                        a,
+                        tiles,
+                        add,
+                        g.add(i),
+                        v,
+                        dw.add(i * a.blocks_in * 16),
+                    );
                     i += M;
                 }
             }
@@ -140,18 +152,15 @@ unsafe fn element<V: Simd, T: Tile, const M: usize, const N: usize>(
 
 #[inline(always)]
 pub(crate) unsafe fn winograd_weight<V: Simd, const M: usize, const N: usize>(a: &WinogradWeight) {
-    match a.tile {
-        TileSize::Two => bands::<V, Two, M, N>(a),
-        TileSize::Four => bands::<V, Four, M, N>(a),
-    }
+    with_tile!(a.tile, bands, V, M, N; a)
 }
 
 #[inline(always)]
-unsafe fn bands<V: Simd, T: Tile, const M: usize, const N: usize>(a: &WinogradWeight) {
-    let across = a.cols.div_ceil(T::OUT);
-    let each = a.rows.div_ceil(T::OUT) * across;
+unsafe fn bands<V: Simd, R: Tile, C: Tile, const M: usize, const N: usize>(a: &WinogradWeight) {
+    let across = a.cols.div_ceil(C::OUT);
+    let each = a.rows.div_ceil(R::OUT) * across;
     let all = a.images * each;
-    let plane = T::ELEMENTS * STEP;
+    let plane = R::SIDE * C::SIDE * STEP;
     let (v, g) = (a.scratch, a.scratch.add(a.blocks_in * plane));
     let mut first = 0;
     while first < all {
@@ -161,19 +170,19 @@ unsafe fn bands<V: Simd, T: Tile, const M: usize, const N: usize>(a: &WinogradWe
             let band = Band::part(first, at, tiles, each, across);
             for b in 0..a.blocks_in {
                 let x = a.x.add(band.image * a.x_image + b * a.x_block);
-                input::<V, T>(band, x, a.x_row, v.add(b * plane + at * 16));
+                input::<V, R, C>(band, x, a.x_row, v.add(b * plane + at * 16));
             }
             for b in 0..a.blocks_out {
                 let from = a.g.add(band.image * a.g_image + b * a.g_block);
-                gradient::<V, T>(band, from, a.g_row, g.add(b * plane + at * 16));
+                gradient::<V, R, C>(band, from, a.g_row, g.add(b * plane + at * 16));
             }
             at += band.tiles;
         }
         let dw_step = weights_step(a.blocks_in, a.blocks_out);
-        for e in 0..T::ELEMENTS {
+        for e in 0..R::SIDE * C::SIDE {
             let dw = a.dw.add(e * dw_step);
             let (g, v) = (g.add(e * STEP), v.add(e * STEP));
-            element::<V, T, M, N>(a, tiles, a.add || first > 0, g, v, dw);
+            element::<V, R, C, M, N>(a, tiles, a.add || first > 0, g, v, dw);
         }
         first += tiles;
     }
