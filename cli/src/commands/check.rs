@@ -104,7 +104,7 @@ fn of_config(config: &Path, arguments: &HypergradCheckArgs) -> Result<CheckRepor
         epsilons: arguments.epsilon.clone(),
         estimators: arguments.estimator.clone(),
     };
-    let report = check::composition(&trial.method, &space(&trial)?, &data, trial.seed, &axes)
+    let report = check::composition(&trial.method, &space(&trial)?, &data, trial.seed, &axes, &[])
         .map_err(|e| loaded.at(&["method", name], e))?;
     tell_skipped(name, &report);
     for note in &report.notes {

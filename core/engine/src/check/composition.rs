@@ -7,16 +7,17 @@
 //! as they are the exact derivative is that of double backward (it exists almost everywhere), and how
 //! far estimators are from it is a finding about the composition, not a fault.
 
+use super::candidate::{Candidate, Held, candidates};
 use super::reference::{DoubleBackward, Extrapolated};
-use super::report::{Candidate, CheckReport, Held, against, candidates};
+use super::report::{CheckReport, against};
 use crate::loader::Augmentation;
 use crate::method::{Checked, Method, SearchState};
 use crate::search::Splits;
 use serde_json::Value;
 use tetlo_core::config::MethodConfig;
 use tetlo_core::data::{Data, Images, Pixels};
-use tetlo_core::kinds::Progress;
-use tetlo_core::multilevel::Batches;
+use tetlo_core::kinds::{Hypergradient, Progress};
+use tetlo_core::multilevel::{Batch, Batches};
 use tetlo_core::network::ImageShape;
 use tetlo_core::space::SpaceSpec;
 use tetlo_core::{Error, Result};
@@ -43,7 +44,7 @@ const STEPS: usize = 8;
 /// Images a batch in these.
 const BATCH: usize = 16;
 
-/// Compares every registered estimator and the method's own with exact hypergradients of the method at
+/// Compares every registered estimator, `others` and the method's own with exact hypergradients of the method at
 /// tiny width: on smooth networks, where a missed bound is a failure, and on the networks as they are.
 ///
 /// All batch sizes are checked at the same weights. On smooth networks the smallest batch is held
@@ -58,6 +59,7 @@ pub fn composition(
     data: &Data,
     seed: u64,
     axes: &Axes,
+    others: &[(&str, &dyn Hypergradient)],
 ) -> Result<CheckReport> {
     let data = tiny_data(data);
     let tiny = Tiny::new(config, space, &data, seed)?;
@@ -81,7 +83,7 @@ pub fn composition(
             let kind = if smooth { "smooth" } else { "as it is" };
             let problem = format!("{} ({kind})", config.name);
             let checked = tiny.method()?.into_check(&state, &batches, at, smooth)?;
-            let found = tiny.compare(&problem, &checked, axes, (smooth, i == 0))?;
+            let found = tiny.compare(&problem, &checked, axes, others, (smooth, i == 0))?;
             report.take(found, size);
         }
     }
@@ -133,7 +135,7 @@ impl<'a> Tiny<'a> {
     /// The batches of the check.
     fn batches(&self, size: usize) -> Result<Batches> {
         let batches = self.batch(size, 1, 0)?;
-        let of = |b: &tetlo_core::multilevel::Batch| b.labels.len();
+        let of = |b: &Batch| b.labels.len();
         let least = of(&batches.train).min(of(&batches.valid));
         let least = least.min(batches.transfer.as_ref().map_or(size, of));
         if least < size {
@@ -168,11 +170,13 @@ impl<'a> Tiny<'a> {
         problem: &str,
         checked: &Checked,
         axes: &Axes,
+        others: &[(&str, &dyn Hypergradient)],
         (smooth, smallest): (bool, bool),
     ) -> Result<CheckReport> {
         let Checked { case, estimators } = checked;
         let built = candidates(&axes.estimators, &axes.epsilons, smooth)?;
         let mut list: Vec<Candidate<'_>> = built.iter().map(|c| c.candidate(case)).collect();
+        list.extend(others.iter().map(|(name, e)| Candidate::of(case, name, *e)));
         let names = (0..estimators.len()).map(|i| case.graph.estimator(i).plugin.as_str());
         let mut names: Vec<&str> = names.collect();
         names.dedup();

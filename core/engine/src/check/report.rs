@@ -1,6 +1,8 @@
 //! Running the estimators and writing down what they are worth.
 
+use super::candidate::{Built, Candidate, Held};
 use super::reference::{self, Extrapolated};
+use super::trust;
 use candle_core::{DType, Device, Tensor};
 use serde::Serialize;
 use serde_json::Value;
@@ -9,7 +11,7 @@ use tetlo_core::kinds::{CheckProblem, Hypergradient};
 use tetlo_core::multilevel::check::{Arrays, CheckCase};
 use tetlo_core::multilevel::reverse::{Adjoints, HyperGradient, hypergradient};
 use tetlo_core::multilevel::{ErrorBound, Evaluated, Limit};
-use tetlo_core::registry::{self, Entry};
+use tetlo_core::registry;
 use tetlo_core::{Error, Result};
 
 /// One estimator, level and term against the exact derivative.
@@ -165,116 +167,6 @@ pub fn run(
     Ok(report)
 }
 
-/// A registered estimator, built.
-pub(super) struct Built {
-    name: &'static str,
-    estimator: Box<dyn Hypergradient>,
-    claims: bool,
-    epsilon: Option<f64>,
-}
-
-impl Built {
-    /// The same estimator in every stage of a case.
-    pub(super) fn candidate(&self, case: &CheckCase) -> Candidate<'_> {
-        let Self { name, estimator, claims, epsilon } = self;
-        let stages = vec![estimator.as_ref(); case.graph.stages.len()];
-        let (name, claims, epsilon) = ((*name).to_owned(), *claims, *epsilon);
-        Candidate { name, stages, claims, own: false, epsilon }
-    }
-}
-
-impl Built {
-    /// An estimator with its defaults or, where it says so, nearer its limit.
-    fn usual(entry: &Entry<dyn Hypergradient>) -> Result<Self> {
-        let build = |options: &Value| (entry.build)(options).map_err(|e| e.in_plugin(entry.name));
-        let plain = build(&Value::Null)?;
-        let estimator = plain.near_limit().map_or(Ok(plain), |options| build(&options))?;
-        let epsilon = (entry.defaults)().get("epsilon").and_then(Value::as_f64);
-        Ok(Self { name: entry.name, estimator, claims: true, epsilon })
-    }
-
-    /// An estimator with another ε.
-    fn with(entry: &Entry<dyn Hypergradient>, epsilon: f64, claims: bool) -> Result<Self> {
-        let mut options = (entry.defaults)();
-        options["epsilon"] = epsilon.into();
-        let estimator = (entry.build)(&options).map_err(|e| e.in_plugin(entry.name))?;
-        Ok(Self { name: entry.name, estimator, claims, epsilon: Some(epsilon) })
-    }
-}
-
-/// The registered estimators of these names, or all. Those of the inner steps' derivative that have an
-/// option `epsilon` once for each of `epsilons`, without a claim; and where claims are to be judged,
-/// once with a tenth of its default.
-pub(super) fn candidates(names: &[String], epsilons: &[f64], claims: bool) -> Result<Vec<Built>> {
-    /// So near the limit that bounds hold on deep networks too.
-    const NEAR: f64 = 0.1;
-    for name in names {
-        registry::find::<dyn Hypergradient>(name)?;
-    }
-    let mut list = vec![];
-    for entry in registry::entries::<dyn Hypergradient>() {
-        if !names.is_empty() && !names.iter().any(|name| name == entry.name) {
-            continue;
-        }
-        let usual = Built::usual(entry)?;
-        match usual.epsilon.filter(|_| usual.estimator.limit() == Limit::Updates) {
-            Some(default) => {
-                if claims {
-                    list.push(Built::with(entry, NEAR * default, true)?);
-                } else if epsilons.is_empty() {
-                    list.push(usual);
-                }
-                for epsilon in epsilons {
-                    list.push(Built::with(entry, *epsilon, false)?);
-                }
-            }
-            None => list.push(usual),
-        }
-    }
-    Ok(list)
-}
-
-/// An estimator for each stage of a case.
-pub(super) struct Candidate<'a> {
-    pub name: String,
-    pub stages: Vec<&'a dyn Hypergradient>,
-    /// Does it claim the bounds of its estimators?
-    pub claims: bool,
-    /// Of the method itself: it runs in any case.
-    pub own: bool,
-    pub epsilon: Option<f64>,
-}
-
-impl Candidate<'_> {
-    /// What it converges to: the worst of its stages.
-    fn limit(&self) -> Limit {
-        let any = |limit| self.stages.iter().any(|e| e.limit() == limit);
-        [Limit::Solution, Limit::Neither].into_iter().find(|l| any(*l)).unwrap_or(Limit::Updates)
-    }
-
-    /// The largest bound of its stages; `None` if one claims nothing.
-    fn bound(&self) -> Option<ErrorBound> {
-        if !self.claims {
-            return None;
-        }
-        let bounds: Option<Vec<ErrorBound>> = self.stages.iter().map(|e| e.bound()).collect();
-        bounds?
-            .into_iter()
-            .reduce(|a, b| ErrorBound { total: a.total.max(b.total), term: a.term.max(b.term) })
-    }
-}
-
-/// What estimators are held against.
-#[derive(Clone, Copy)]
-pub(super) struct Held<'a> {
-    /// Gives the mixed products of the inner steps' derivative.
-    pub reference: &'a dyn Hypergradient,
-    /// Is that derivative to be proven by differences of J?
-    pub proven: bool,
-    /// Must the bounds hold that estimators claim?
-    pub claims: bool,
-}
-
 /// A line if the reference of the solutions is not the derivative that the problem knows.
 fn contradicted(
     problem: &str,
@@ -308,15 +200,7 @@ pub fn compare(
     case: &CheckCase,
     estimators: &[(&str, &dyn Hypergradient)],
 ) -> Result<CheckReport> {
-    let stages = case.graph.stages.len();
-    let candidate = |(name, estimator): &(&str, _)| Candidate {
-        name: (*name).to_owned(),
-        stages: vec![*estimator; stages],
-        claims: true,
-        own: false,
-        epsilon: None,
-    };
-    let list: Vec<_> = estimators.iter().map(candidate).collect();
+    let list: Vec<_> = estimators.iter().map(|(name, e)| Candidate::of(case, name, *e)).collect();
     let held = Held { reference: &Extrapolated, proven: true, claims: true };
     against(problem, level, case, &list, held)
 }
@@ -329,22 +213,22 @@ pub(super) fn against(
     estimators: &[Candidate<'_>],
     held: Held<'_>,
 ) -> Result<CheckReport> {
+    let before = trust::Said::now(case)?;
     let updates = reference::of_updates(case, held.reference)?;
-    let disagreements =
-        if held.proven { reference::disagreements(case, &updates)? } else { vec![] };
+    let mut doubts: Vec<String> =
+        trust::other_steps(case, updates.objective)?.into_iter().collect();
+    if held.proven {
+        doubts.extend(reference::disagreements(case, &updates)?.iter().map(ToString::to_string));
+        doubts.extend(trust::unsolved(case)?);
+        doubts.extend(trust::wrong_rates(case, &updates)?);
+    }
     let exact_updates = Terms::of(case, level, &updates)?;
     let exact_solutions = if case.solved {
         Some(Terms::of(case, level, &reference::of_solutions(case)?)?)
     } else {
         None
     };
-    let mut report = CheckReport {
-        reference: disagreements
-            .iter()
-            .map(|d| format!("{problem}, {level} levels: {d}"))
-            .collect(),
-        ..CheckReport::default()
-    };
+    let mut report = CheckReport::default();
     let objective = Tensor::new(updates.objective, &Device::Cpu)?;
     report.outputs.insert("J".into(), objective);
     for candidate in estimators {
@@ -372,6 +256,9 @@ pub(super) fn against(
             Err(error) => return Err(error.in_plugin(name)),
         }
     }
+    doubts.extend(before.changed(&trust::Said::now(case)?));
+    let doubts = doubts.into_iter().map(|d| format!("{problem}, {level} levels: {d}"));
+    report.reference.extend(doubts);
     Ok(report)
 }
 
