@@ -47,10 +47,9 @@ def values(results, key="cosine", **wanted):
 
 def of(results, method, term, batch, epsilon, kind="as it is", key="cosine"):
     estimator = "first-order" if epsilon is None else "central-difference"
-    # Beside the rows asked for there is one with a claim on smooth networks, of the same values.
     found = values(results, key, method=method, problem=f"{method} ({kind})", term=term, batch=batch,
                    estimator=estimator, **({} if epsilon is None else {"epsilon": float(epsilon)}))
-    return sorted(found[::2] if kind == "smooth" and epsilon == "0.001" else found)
+    return sorted(found)
 
 
 COLOURS = {"1": "#b35806", "0.1": "#e08214", "0.01": "#5e3c99", "0.001": "#2b83ba"}

@@ -44,10 +44,10 @@ impl Built {
 
 /// The registered estimators of these names, or all. Those of the inner steps' derivative that have an
 /// option `epsilon` once for each of `epsilons`, without a claim; and where claims are to be judged,
-/// once with a tenth of its default.
+/// once with a hundredth of its default.
 pub(super) fn candidates(names: &[String], epsilons: &[f64], claims: bool) -> Result<Vec<Built>> {
     /// So near the limit that bounds hold on deep networks too.
-    const NEAR: f64 = 0.1;
+    const NEAR: f64 = 0.01;
     for name in names {
         registry::find::<dyn Hypergradient>(name)?;
     }
@@ -117,8 +117,9 @@ impl Candidate<'_> {
 pub(super) struct Held<'a> {
     /// Gives the mixed products of the inner steps' derivative.
     pub reference: &'a dyn Hypergradient,
-    /// Is that derivative to be proven by differences of J?
-    pub proven: bool,
+    /// The largest move of the architecture in the differences of J that prove that derivative; `None`:
+    /// it is not to be proven.
+    pub proven: Option<f64>,
     /// Must the bounds hold that estimators claim?
     pub claims: bool,
 }

@@ -212,7 +212,13 @@ impl fmt::Display for Disagreement {
 
 /// Compares each term of `exact` with finite differences of J along its own direction and along
 /// random ones. Parts through a transfer loss that is not smooth are left out.
-pub(super) fn disagreements(case: &CheckCase, exact: &HyperGradient) -> Result<Vec<Disagreement>> {
+///
+/// `largest`: the largest move of the architecture.
+pub(super) fn disagreements(
+    case: &CheckCase,
+    exact: &HyperGradient,
+    largest: f64,
+) -> Result<Vec<Disagreement>> {
     /// Random directions beside the term's own.
     const RANDOM: usize = 2;
     let problem = case.problem();
@@ -237,7 +243,7 @@ pub(super) fn disagreements(case: &CheckCase, exact: &HyperGradient) -> Result<V
             directions.push(random_direction(&terms[0], role)?);
         }
         for direction in directions {
-            let moved = along(case, &problem, via, &direction)?;
+            let moved = along(case, &problem, via, &direction, largest)?;
             for ((source, term), moved) in parts.into_iter().zip(&terms).zip(moved) {
                 if source == Source::Transfer && !case.transfer_is_smooth {
                     continue;
@@ -288,9 +294,8 @@ fn along(
     problem: &Problem<'_>,
     via: Via,
     direction: &Tensor,
+    largest: f64,
 ) -> Result<[Slope; 2]> {
-    /// The largest move of the architecture, of a length at which softmax(A) is far from linear.
-    const LARGEST: f64 = 0.25;
     let at = |t: f64| -> Result<(f64, f64)> {
         let mut moved = case.point.architecture.clone();
         moved[0] = add_scaled(&moved[0], t, direction)?;
@@ -299,13 +304,13 @@ fn along(
         })
     };
     let mut pairs = vec![];
-    let main = extrapolate(LARGEST, |step| {
+    let main = extrapolate(largest, |step| {
         let (plus, minus) = (at(step)?, at(-step)?);
         pairs.push((plus.1 - minus.1) / (2.0 * step));
         Ok(vec![(plus.0 - minus.0) / (2.0 * step)])
     })?;
     let mut pairs = pairs.into_iter();
-    let transfer = extrapolate(LARGEST, |_| Ok(pairs.next().into_iter().collect()))?;
+    let transfer = extrapolate(largest, |_| Ok(pairs.next().into_iter().collect()))?;
     let slope = |e: Extrapolation| Slope { value: e.value[0], error: e.error };
     Ok([slope(main), slope(transfer)])
 }
@@ -445,11 +450,11 @@ pub(super) mod tests {
         let case = case()?;
         let right = of_updates(&case)?;
         assert_eq!(right.contributions.len(), 2);
-        assert_eq!(disagreements(&case, &right)?, vec![]);
+        assert_eq!(disagreements(&case, &right, 0.25)?, vec![]);
         for (i, part) in right.contributions.iter().enumerate() {
             let mut wrong = right.clone();
             wrong.contributions[i].gradient = (&part.gradient * 1.001)?;
-            let found = disagreements(&case, &wrong)?;
+            let found = disagreements(&case, &wrong, 0.25)?;
             assert!(!found.is_empty() && found.iter().all(|d| d.via == part.via), "{found:?}");
         }
         Ok(())
