@@ -348,7 +348,7 @@ unsafe fn output<V: Simd, R: Tile, C: Tile>(
 
 #[inline(always)]
 pub(crate) unsafe fn winograd<V: Simd, const P: usize, const Q: usize>(a: &Winograd) {
-    with_tile!(a.tile, bands, V, P, Q; a)
+    with_tile!(a.tile, bands, V, P, Q; a);
 }
 
 #[inline(always)]

@@ -152,7 +152,7 @@ unsafe fn element<V: Simd, R: Tile, C: Tile, const M: usize, const N: usize>(
 
 #[inline(always)]
 pub(crate) unsafe fn winograd_weight<V: Simd, const M: usize, const N: usize>(a: &WinogradWeight) {
-    with_tile!(a.tile, bands, V, M, N; a)
+    with_tile!(a.tile, bands, V, M, N; a);
 }
 
 #[inline(always)]
