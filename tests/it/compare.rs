@@ -90,6 +90,68 @@ fn a_comparison_from_config_to_report() {
     assert_eq!(evaluated.json()["schema"], "tetlo.summary/1");
 }
 
+/// Two losses × two columns, and a method for both rows.
+const MATRIX: &str = r#"version = 1
+name = "matrix"
+seeds = [0, 1]
+method = [
+  { name = "kd", preset = "tetlo-matched", transfer-loss.plugin = "kd", heat-map = { row = "kd", column = "TETLO" } },
+  { name = "hint", preset = "tetlo-matched", transfer-loss.plugin = "hint", heat-map = { row = "hint", column = "TETLO" } },
+  { name = "plain", preset = "darts-1st", heat-map = { row = "*", column = "no transfer" } },
+]
+
+[[task]]
+name = "digits"
+dataset = { plugin = "digits" }
+search-space = { plugin = "darts", options = { channels = 4, cells = 3 } }
+
+[search]
+epochs = 1
+batch-size = 64
+train-portion = 0.1
+crop-padding = 0
+flip = false
+
+[evaluate]
+plugin = "retrain"
+options = { epochs = 1, batch-size = 64, channels = 4, cells = 3, drop-path = 0.0, auxiliary-weight = 0.0, cutout = 0, crop-padding = 0, flip = false }
+"#;
+
+#[test]
+fn a_matrix_of_losses_becomes_a_heat_map() {
+    let directory = tempfile::tempdir().expect("a folder");
+    let here = directory.path();
+    std::fs::write(here.join("matrix.toml"), MATRIX).expect("written");
+    tetlo_in(here, &["compare", "matrix.toml"]).code(0);
+    let read = |name: &str| std::fs::read_to_string(here.join(name)).expect(name);
+    let markdown = read("runs/matrix/report.md");
+    let summary: Value = serde_json::from_str(&read("runs/matrix/summary.json")).expect("JSON");
+    let mean = |i: usize| summary["methods"][i]["test_accuracy"]["mean"].as_f64().expect("a mean");
+    let row = |name: &str| {
+        let start = format!("| {name} | {:.4} ±", mean(usize::from(name == "hint")));
+        let found = markdown.lines().find(|l| l.starts_with(&start) && l.matches('|').count() == 4);
+        found.unwrap_or_else(|| panic!("`{start}` is not in\n{markdown}"))
+    };
+    let every = format!("| {:.4} ±", mean(2));
+    for name in ["kd", "hint"] {
+        assert!(row(name).contains(&every), "{}", row(name));
+        assert_eq!(row(name).matches(", 2 seeds |").count(), 2);
+    }
+    assert!(read("runs/matrix/report.html").contains("rowspan=\"2\" title=\"plain\""));
+
+    // Another place is another picture of the same trials: nothing runs again.
+    let moved = ["compare", "matrix.toml", "--set", "method.hint.heat-map.row=FitNets"];
+    let again = tetlo_in(here, &moved).code(0);
+    assert!(!again.err().contains("epoch"), "{}", again.err());
+    tetlo_in(here, &["report", "runs/matrix", "--markdown", "again.md"]).code(0);
+    assert!(read("again.md").contains("\n| FitNets | "), "{}", read("again.md"));
+
+    // Two methods in one cell.
+    let clash = ["config", "check", "matrix.toml", "--set", "method.hint.heat-map.row=kd"];
+    let refused = tetlo_in(here, &clash).code(2);
+    assert!(refused.err().contains("stand in one cell of the heat map"), "{}", refused.err());
+}
+
 #[test]
 fn plan_run_trial_and_a_single_search() {
     let directory = tempfile::tempdir().expect("a folder");

@@ -107,14 +107,14 @@ pub fn svg(graph: &StageGraph, loss: &str) -> String {
             let y = top + height / 2.0;
             wire(&mut out, &format!("M{start} {y:.1}H{:.1}", end - 1.0), "");
             for (row, word) in name.split(' ').rev().enumerate() {
-                let at = ((start + end) / 2.0, y - 8.0 - row as f64 * 14.0);
+                let at = (f64::midpoint(start, end), y - 8.0 - row as f64 * 14.0);
                 label(&mut out, at, word, "middle", 11.0);
             }
         } else {
             let (y, deep) = (top + height, top + height + 30.0);
             let (a, b) = (start - 60.0, end + 90.0);
             wire(&mut out, &format!("M{a} {y:.1}V{deep:.1}H{b}V{:.1}", y + 1.0), "");
-            label(&mut out, ((a + b) / 2.0, deep - 5.0), &name, "middle", 11.0);
+            label(&mut out, (f64::midpoint(a, b), deep - 5.0), &name, "middle", 11.0);
         }
     }
     out.push_str("</svg>\n");

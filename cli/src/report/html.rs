@@ -2,6 +2,7 @@
 
 use super::chart::{chart, swatch};
 use super::curves::{Curves, curves};
+use super::heat_map::heat_map;
 use super::load::{Report, TrialRecord};
 use super::notes::notes;
 use super::strip::strip;
@@ -38,6 +39,7 @@ pub fn html(report: &Report) -> String {
             let _ = writeln!(out, "<h2 class=\"task-name\">{}</h2>", task_title(report, task));
         }
         results(&mut out, report, task);
+        out.extend(heat_map(report, task).map(|map| map.html()));
         tests(&mut out, report, task);
         curves_section(&mut out, report, task);
         cells(&mut out, report, task);

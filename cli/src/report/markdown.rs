@@ -1,5 +1,6 @@
 //! The report as Markdown (GitHub's tables).
 
+use super::heat_map::heat_map;
 use super::load::Report;
 use super::notes::notes;
 use super::text::{bytes, count, mean_std, metric, p_value, seconds, short, signed, skips, value};
@@ -47,6 +48,7 @@ pub fn markdown(report: &Report) -> String {
                 bytes(m.peak_memory_bytes)
             );
         }
+        out.extend(heat_map(report, task).map(|map| map.markdown(escape)));
         let tests: Vec<&TestSummary> = summary.tests.iter().filter(|t| t.task == *task).collect();
         if tests.is_empty() {
             continue;

@@ -3,6 +3,7 @@
 mod chart;
 mod csv;
 mod curves;
+mod heat_map;
 mod html;
 mod latex;
 mod load;

@@ -25,6 +25,7 @@ impl Comparison {
     /// something else, or another process is writing to it.
     pub fn open(path: &Path, config: &CompareConfig, trials: &[Trial]) -> Result<Self> {
         let saved = path.join("compare.toml");
+        let mut redrawn = false;
         if path.exists() && !path.is_dir() {
             return Err(Error::config_hint(
                 format!("{} is a file, not a directory", path.display()),
@@ -33,6 +34,10 @@ impl Comparison {
         }
         if saved.exists() {
             let old = read_config(path)?;
+            let places = |c: &CompareConfig| -> Vec<_> {
+                c.methods.iter().map(|m| m.heat_map.clone()).collect()
+            };
+            redrawn = places(&old) != places(config);
             let differing = config::difference(&comparable(&old)?, &comparable(config)?);
             if !differing.is_empty() {
                 return Err(Error::config_hint(
@@ -65,6 +70,8 @@ impl Comparison {
                 lines.push(b'\n');
             }
             store::write(&path.join("plan.jsonl"), &lines)?;
+        }
+        if redrawn || !saved.exists() {
             // Last, since its presence says what the directory is.
             store::write(&saved, config.to_toml()?.as_bytes())?;
         }
@@ -169,13 +176,17 @@ fn read_config(path: &Path) -> Result<CompareConfig> {
     config::load(&file.display().to_string(), &text, &directory, &[])
 }
 
-/// What must agree to continue a directory: everything but threads and the device's index.
+/// What must agree to continue a directory: everything but threads, the device's index and places in
+/// the report's heat map.
 fn comparable(config: &CompareConfig) -> Result<Value> {
     let mut value = serde_json::to_value(config).map_err(|e| Error::Invalid(e.to_string()))?;
     if let Some(object) = value.as_object_mut() {
         object.remove("threads");
         let device = config.device.split(':').next().unwrap_or_default();
         object.insert("device".into(), json!(device));
+    }
+    for method in value["method"].as_array_mut().into_iter().flatten() {
+        method.as_object_mut().and_then(|m| m.remove("heat-map"));
     }
     Ok(value)
 }

@@ -23,7 +23,8 @@ pub struct Trial {
 }
 
 impl Trial {
-    /// The trial as a config of its own, all defaults written out (`run.toml`).
+    /// The trial as a config of its own, all defaults written out (`run.toml`). A place in the report
+    /// is the comparison's affair.
     ///
     /// # Errors
     /// A path that is not UTF-8.
@@ -35,7 +36,7 @@ impl Trial {
             device: device.to_owned(),
             threads: 0,
             tasks: vec![self.task.clone()],
-            methods: vec![self.method.clone()],
+            methods: vec![MethodConfig { heat_map: None, ..self.method.clone() }],
             evaluate: None,
         }
         .to_toml()

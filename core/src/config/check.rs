@@ -28,6 +28,8 @@ impl Context<'_, '_> {
         self.check_entries("task", file.task.iter().map(|t| t.name.as_str()))?;
         self.check_entries("method", file.method.iter().map(|m| m.name.as_str()))?;
 
+        self.check_heat_map(&file.method)?;
+
         let evaluate =
             self.optional(file.evaluate.as_ref(), &Path::of("evaluate"), &["evaluator"])?;
         let tasks = (file.task.iter().enumerate())
@@ -111,6 +113,7 @@ impl Context<'_, '_> {
                 &at.key("transforms"),
                 "supernet-transform",
             )?,
+            heat_map: file.heat_map.clone(),
             search: file.search.clone(),
         };
         self.check_parts(&method, at)?;

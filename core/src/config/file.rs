@@ -3,6 +3,7 @@
 //! Doc comments are the reference: `tetlo config explain` and the JSON schema show them. Names of
 //! kinds in `x-kinds` say which plugins a reference may name.
 
+use super::heat_map::HeatMapCell;
 use super::search::SearchConfig;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
@@ -100,6 +101,9 @@ pub(super) struct MethodFile {
     #[serde(default)]
     #[schemars(extend("x-kinds" = ["supernet-transform"]))]
     pub(super) transforms: Vec<PluginRef>,
+    /// Where the method stands in the report's heat map; results do not depend on it. Without it the
+    /// method is in the tables only.
+    pub(super) heat_map: Option<HeatMapCell>,
     /// The method's own search protocol; goes over the preset's and the file's, key by key.
     #[serde(default)]
     pub(super) search: SearchConfig,

@@ -13,7 +13,8 @@ fn one(plugin: Option<&PluginConfig>) -> Option<Value> {
 
 impl MethodConfig {
     /// Everything of a method that decides a result: its plugins and settings, and its name, so that
-    /// two methods of one composition stay two; not the preset it was written with.
+    /// two methods of one composition stay two; not the preset it was written with, nor its place
+    /// in the report.
     pub fn identity(&self) -> Value {
         json!({
             "name": self.name,

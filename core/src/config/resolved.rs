@@ -1,5 +1,6 @@
 //! The resolved configuration: plugins looked up, all defaults written out, paths absolute.
 
+use super::heat_map::HeatMapCell;
 use super::search::SearchConfig;
 use super::{options, schema};
 use crate::registry::{Kind, catalog};
@@ -93,6 +94,9 @@ pub struct MethodConfig {
     pub stop_rule: Option<PluginConfig>,
     /// Transforms of the supernet's space, in order.
     pub transforms: Vec<PluginConfig>,
+    /// Its place in the report's heat map, which decides no result.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub heat_map: Option<HeatMapCell>,
     /// The search protocol: the file's, overlaid with the preset's and the method's own.
     pub search: SearchConfig,
 }

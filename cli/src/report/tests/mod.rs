@@ -1,5 +1,7 @@
 //! A made-up comparison to render, and what its renderings must hold.
 
+mod heat_map;
+
 use super::load::Report;
 use super::table::{Look, render};
 use super::{csv, html, latex, markdown, notes};
@@ -32,12 +34,14 @@ struct Example {
     methods: Vec<&'static str>,
     /// This method's last seed fails, the one before is missing.
     broken: Option<&'static str>,
+    /// Row and column in the heat map, for as many methods as there are places.
+    places: Vec<(&'static str, &'static str)>,
 }
 
 impl Example {
     fn plain() -> Self {
         let methods = vec!["first-order", "second-order", "with transfer", "chance"];
-        Self { seeds: 3, synthetic: false, methods, broken: None }
+        Self { seeds: 3, synthetic: false, methods, broken: None, places: vec![] }
     }
 
     /// Writes the comparison's directory.
@@ -46,10 +50,21 @@ impl Example {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, text).unwrap();
         };
-        let config = "version = 1\nname = \"made up\"\nseeds = [0, 1, 2]\n\n[[task]]\nname = \"clothes\"\n\
+        let mut config = String::from(
+            "version = 1\nname = \"made up\"\nseeds = [0, 1, 2]\n\n[[task]]\nname = \"clothes\"\n\
                       dataset = { plugin = \"small-images\", options = { note = \"a < b\" } }\n\
-                      search-space = { plugin = \"cells\" }\n";
-        write(&dir.join("compare.toml"), config.into());
+                      search-space = { plugin = \"cells\" }\n",
+        );
+        for (method, (row, column)) in self.methods.iter().zip(&self.places) {
+            let quoted = |text: &str| toml::Value::String(text.into()).to_string();
+            config += &format!(
+                "[[method]]\nname = {}\nheat-map = {{ row = {}, column = {} }}\n",
+                quoted(method),
+                quoted(row),
+                quoted(column)
+            );
+        }
+        write(&dir.join("compare.toml"), config);
         let mut plan = String::new();
         let mut trials = vec![];
         for seed in 0..self.seeds {
