@@ -96,7 +96,17 @@ mod tests {
         let names: Vec<&str> = config.methods.iter().map(|m| m.name.as_str()).collect();
         assert_eq!(
             names,
-            ["darts-1st", "darts-2nd", "pc-darts", "random", "tetlo", "tetlo-matched"]
+            [
+                "darts-1st",
+                "darts-2nd",
+                "lbt",
+                "lfm",
+                "pc-darts",
+                "random",
+                "sanas",
+                "tetlo",
+                "tetlo-matched"
+            ]
         );
         for method in &config.methods {
             let name = method.name.as_str();
@@ -120,6 +130,19 @@ mod tests {
                     assert_eq!((search.batch_size, search.epochs), (256, 50));
                     let rates = [search.learning_rate, search.learning_rate_min];
                     assert_eq!((rates, search.arch_learning_rate), ([0.1, 0.0], 6e-4));
+                }
+                "lbt" | "lfm" | "sanas" => {
+                    let options = &method.optimizer.options;
+                    assert_eq!(
+                        (&*method.optimizer.plugin, options["combine"].as_str()),
+                        ("stages", Some("sum"))
+                    );
+                    let models: Vec<_> =
+                        (0..2).map(|i| options["stages"][i]["model"].as_str().unwrap()).collect();
+                    let second = if name == "lbt" { "auxiliary" } else { "twin" };
+                    assert_eq!(models, ["main", second]);
+                    assert_eq!(method.auxiliary.is_some(), name == "lbt");
+                    continue;
                 }
                 _ => {
                     let combine = if name == "tetlo" { "sum" } else { "norm-matched" };

@@ -12,6 +12,7 @@ mod partial;
 mod plugins;
 mod precision;
 mod second_derivatives;
+mod stages;
 mod tensor_code;
 mod tetlo;
 mod transfer;

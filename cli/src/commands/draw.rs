@@ -3,7 +3,7 @@
 use crate::args::{ConfigArgs, DrawArgs};
 use crate::commands::setup::{self, genotype, write};
 use crate::console;
-use crate::draw as drawing;
+use crate::draw::{self as drawing, stages};
 use crate::exit::{Exit, Usage};
 use anyhow::{Context, Result};
 use std::path::Path;
@@ -12,13 +12,12 @@ use tetlo_core::kinds::MultilevelOptimizer;
 
 /// Writes an SVG, Graphviz text, or prints what is to be drawn.
 pub(crate) fn draw(arguments: &DrawArgs) -> Result<Exit> {
-    let (svg, dot, text) = match &arguments.graph {
-        Some(config) => stages(config, arguments)?,
-        None => {
-            let written = arguments.genotype.as_deref().context("a genotype or `--graph`")?;
-            let genotype = genotype(written)?;
-            (drawing::svg(&genotype), drawing::dot(&genotype), genotype.to_python())
-        }
+    let (svg, dot, text) = if let Some(config) = &arguments.graph {
+        of_method(config, arguments)?
+    } else {
+        let written = arguments.genotype.as_deref().context("a genotype or `--graph`")?;
+        let genotype = genotype(written)?;
+        (drawing::svg(&genotype), drawing::dot(&genotype), genotype.to_python())
     };
     if let Some(path) = &arguments.svg {
         write(path, svg.as_bytes())?;
@@ -33,7 +32,7 @@ pub(crate) fn draw(arguments: &DrawArgs) -> Result<Exit> {
 }
 
 /// A method's stage graph as SVG, DOT and text.
-fn stages(config: &Path, arguments: &DrawArgs) -> Result<(String, String, String)> {
+fn of_method(config: &Path, arguments: &DrawArgs) -> Result<(String, String, String)> {
     let loaded =
         setup::load(&ConfigArgs { config: config.to_owned(), set: arguments.set.clone() })?;
     let of_stages = |m: &&MethodConfig| m.optimizer_kind == OptimizerKind::MultilevelOptimizer;
@@ -54,6 +53,5 @@ fn stages(config: &Path, arguments: &DrawArgs) -> Result<(String, String, String
     let optimizer: Box<dyn MultilevelOptimizer> = method.optimizer.build()?;
     let graph = optimizer.graph()?;
     let loss = method.transfer_loss.as_ref().map_or("transfer", |l| l.plugin.as_str());
-    use drawing::stages;
     Ok((stages::svg(&graph, loss), stages::dot(&graph, loss), stages::text(&graph, loss)))
 }

@@ -6,8 +6,10 @@ use crate::report::text::escape;
 use std::fmt::Write as _;
 use tetlo_core::multilevel::{LossTerm, ModelRole, Objective, Stage, StageGraph, TermSplit};
 
-/// Width of a stage's box, and the space between two.
+/// Least width of a stage's box, and that of a letter in it.
 const BOX: f64 = 250.0;
+const LETTER: f64 = 6.7;
+/// The space between two boxes.
 const GAP: f64 = 110.0;
 /// Height of a line of text.
 const LINE: f64 = 18.0;
@@ -16,9 +18,8 @@ const MARGIN: f64 = 24.0;
 /// Stage by stage, as a method reads in a paper.
 pub fn text(graph: &StageGraph, loss: &str) -> String {
     let mut out = String::new();
-    for (i, stage) in graph.stages.iter().enumerate() {
+    for i in 0..graph.stages.len() {
         let _ = writeln!(out, "stage {}  {}", i + 1, lines(graph, i, loss).join("\n         "));
-        debug_assert!(!stage.name.is_empty());
     }
     let _ = writeln!(out, "objective  {}", objective(graph));
     out
@@ -55,15 +56,17 @@ pub fn dot(graph: &StageGraph, loss: &str) -> String {
 pub fn svg(graph: &StageGraph, loss: &str) -> String {
     let texts: Vec<Vec<String>> = (0..graph.stages.len()).map(|i| lines(graph, i, loss)).collect();
     let rows = texts.iter().map(Vec::len).max().unwrap_or(1) as f64;
+    let longest = texts.iter().flatten().map(|line| line.chars().count()).max().unwrap_or(0);
+    let box_width = BOX.max(longest as f64 * LETTER + 24.0);
     let (count, height) = (graph.stages.len() as f64, rows * LINE + 20.0);
     // Transfers that pass over a stage run below the boxes.
     let long = graph.transfers().any(|(to, _, from, _)| to > from + 1);
     let below = if long { 70.0 } else { 40.0 };
-    let width = (2.0 * MARGIN + count * BOX + (count - 1.0) * GAP).max(420.0);
+    let width = (2.0 * MARGIN + count * box_width + (count - 1.0) * GAP).max(420.0);
     let (aim, top) = (MARGIN, MARGIN + 40.0 + 44.0);
     let bottom = top + height + below;
     let total = bottom + 36.0 + MARGIN;
-    let x = |i: usize| MARGIN + i as f64 * (BOX + GAP);
+    let x = |i: usize| MARGIN + i as f64 * (box_width + GAP);
     let mut out = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width:.0}\" height=\"{total:.0}\" \
          viewBox=\"0 0 {width:.0} {total:.0}\" font-family=\"{SANS}\" role=\"img\" \
@@ -78,7 +81,7 @@ pub fn svg(graph: &StageGraph, loss: &str) -> String {
     label(&mut out, (width / 2.0, bottom + 23.0), "architecture A", "middle", 14.0);
     for (i, (stage, texts)) in graph.stages.iter().zip(&texts).enumerate() {
         let left = x(i);
-        rectangle(&mut out, (left, top), (BOX, height), "#f4f5f7", "#3a3f47");
+        rectangle(&mut out, (left, top), (box_width, height), "#f4f5f7", "#3a3f47");
         for (row, line) in texts.iter().enumerate() {
             let size = if row == 0 { 14.0 } else { 12.0 };
             label(&mut out, (left + 12.0, top + 22.0 + row as f64 * LINE), line, "start", size);
@@ -93,25 +96,25 @@ pub fn svg(graph: &StageGraph, loss: &str) -> String {
         }
     }
     for term in counting(graph) {
-        let at = x(term.stage) + BOX / 2.0;
+        let at = x(term.stage) + box_width / 2.0;
         wire(&mut out, &format!("M{at} {top}V{:.1}", aim + 41.0), "");
         label(&mut out, (at + 8.0, top - 16.0), &weight(term.weight), "start", 12.0);
     }
     for (to, term, from, _) in graph.transfers() {
         let name = transfer_name(&graph.stages[to].loss[term], loss);
-        let (start, end) = (x(from) + BOX, x(to));
+        let (start, end) = (x(from) + box_width, x(to));
         if to == from + 1 {
             let y = top + height / 2.0;
             wire(&mut out, &format!("M{start} {y:.1}H{:.1}", end - 1.0), "");
             for (row, word) in name.split(' ').rev().enumerate() {
-                let at = ((start + end) / 2.0, y - 8.0 - row as f64 * 14.0);
+                let at = (f64::midpoint(start, end), y - 8.0 - row as f64 * 14.0);
                 label(&mut out, at, word, "middle", 11.0);
             }
         } else {
             let (y, deep) = (top + height, top + height + 30.0);
             let (a, b) = (start - 60.0, end + 90.0);
             wire(&mut out, &format!("M{a} {y:.1}V{deep:.1}H{b}V{:.1}", y + 1.0), "");
-            label(&mut out, ((a + b) / 2.0, deep - 5.0), &name, "middle", 11.0);
+            label(&mut out, (f64::midpoint(a, b), deep - 5.0), &name, "middle", 11.0);
         }
     }
     out.push_str("</svg>\n");

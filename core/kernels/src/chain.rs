@@ -4,6 +4,7 @@ use crate::error::{Error, Result};
 use crate::function::TensorFunction;
 use crate::graph::{Affine, Primitive, Shape};
 use crate::maps::{Map, Same};
+use crate::primitives::{TileSize, team};
 use std::sync::Arc;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,6 +58,22 @@ pub(crate) enum Conv {
     },
 }
 
+/// Tiles of forward passes, smallest errors first.
+const FORWARD_TILES: &[TileSize] = &[TileSize::TwoByTwo, TileSize::TwoByFour];
+/// The same of gradients.
+const BACKWARD_TILES: &[TileSize] =
+    &[TileSize::TwoByTwo, TileSize::TwoByFour, TileSize::FourByFour];
+
+/// How a convolution and its gradients go through Winograd's transform.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Winograd {
+    pub forward: TileSize,
+    /// Of both gradients.
+    pub back: TileSize,
+    /// Images that are worked on together, because one has few tiles.
+    pub team: usize,
+}
+
 impl Conv {
     pub(crate) fn stride(&self) -> usize {
         match self {
@@ -80,19 +97,32 @@ impl Conv {
 impl Stage {
     /// Whether Winograd's transform pays: enough channels to make up for it, and enough pixels for
     /// the memory traffic of weights that become 16/9 times larger.
-    pub(crate) fn winograd(&self) -> bool {
+    pub(crate) fn winograd(&self) -> Option<Winograd> {
         let ((ci, h, w), co) = (self.input, self.output.0);
-        matches!(self.conv, Conv::Dense { kernel: 3, stride: 1, .. })
+        let pays = matches!(self.conv, Conv::Dense { kernel: 3, stride: 1, .. })
             && ci.min(co) >= 12
             && h.min(w) >= 4
-            && (ci.max(co) <= 256 || h * w >= 36)
+            && (ci.max(co) <= 256 || h * w >= 36);
+        let products = |tile: TileSize| tile.tiles(h, w) * tile.elements();
+        let best = |sizes: &[TileSize]| sizes.iter().copied().min_by_key(|t| products(*t));
+        // Errors before a rectifier may decide the other way what passes through it: only tiles
+        // with errors as small as those of plain sums.
+        let forward = best(FORWARD_TILES)?;
+        let back = best(BACKWARD_TILES)?;
+        let tiles = forward.tiles(h, w).min(back.tiles(h, w));
+        pays.then(|| Winograd { forward, back, team: team(tiles) })
     }
 
-    /// How far beyond a pixel of the image its reads go. Winograd's tiles are two pixels wide, so the
-    /// last one of an odd size reads a pixel more.
+    /// How far beyond a pixel of the image its reads go: Winograd's last tiles may be larger than
+    /// what is left.
     pub(crate) fn reach(&self) -> usize {
-        let odd = self.input.1 % 2 + self.input.2 % 2 > 0;
-        self.conv.reach() + usize::from(self.winograd() && odd)
+        let (_, h, w) = self.input;
+        let beyond = |tile: TileSize| {
+            let (rows, cols) = tile.out();
+            (h.next_multiple_of(rows) - h).max(w.next_multiple_of(cols) - w)
+        };
+        let more = self.winograd().map_or(0, |w| beyond(w.forward).max(beyond(w.back)));
+        self.conv.reach() + more
     }
 
     /// The weights it uses, as (offset, length).

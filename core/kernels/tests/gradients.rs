@@ -1,5 +1,4 @@
 //! Gradients past candle's sums are candle's.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
 mod common;
 

@@ -76,14 +76,24 @@ fn every_chain() {
 }
 
 /// Dense 3x3 convolutions that are large enough for Winograd's transform: odd sizes, unused lanes,
-/// more tiles than a band, concatenated inputs, a gradient that is added to.
+/// more and fewer tiles than a band (one image, and more than share one), concatenated inputs, a
+/// gradient that is added to.
 #[test]
 fn dense_convolutions() {
     for (from, out) in [(12, 12), (16, 16), (17, 30), (40, 20), (16, 64)] {
-        for (h, w) in [(4, 4), (7, 6), (6, 9), (13, 11), (8, 34)] {
+        for (h, w, batch) in [
+            (4, 4, 5),
+            (7, 6, 3),
+            (6, 9, 1),
+            (13, 11, 3),
+            (8, 34, 3),
+            (8, 8, 1),
+            (8, 8, 7),
+            (16, 8, 9),
+        ] {
             let mut r = Random::new((from * out + h * w) as u64);
             let graph = dense_graph(from, out, h, w);
-            let data = Data::random(&graph, &mut r, 3);
+            let data = Data::random(&graph, &mut r, batch);
             check(&graph, &data, &format!("{from} to {out} channels, {h}x{w}"));
         }
     }

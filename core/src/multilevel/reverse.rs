@@ -246,8 +246,8 @@ fn unrolled(
     // Forward: the inner steps of each stage.
     let mut updated = point.detached();
     let mut trained = Vec::with_capacity(stages);
-    for stage in 0..stages {
-        if !estimators[stage].unrolls() {
+    for (stage, estimator) in estimators.iter().enumerate() {
+        if !estimator.unrolls() {
             trained.push(None);
             continue;
         }

@@ -1,17 +1,16 @@
 //! `smooth`: the check problem on which every estimator must be exact or nearly so.
 
+use super::arrays::{batch, dims2, flat};
 use super::smooth_network::SmoothNetwork;
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::sync::Arc;
 use tetlo_core::kinds::{CheckProblem, TransferLoss};
-use tetlo_core::layout::Layout;
 use tetlo_core::multilevel::check::{Arrays, CheckCase};
 use tetlo_core::multilevel::{
-    Batch, Batches, EstimatorRef, LossTerm, ModelRole, Objective, Point, Stage, StageGraph,
-    TransferLosses,
+    Batches, EstimatorRef, LossTerm, ModelRole, Objective, Point, Stage, StageGraph, TransferLosses,
 };
 use tetlo_core::network::Network;
 use tetlo_core::optim::{Adam, Inner, InnerRule, InnerState, Sgd, at_least};
@@ -57,7 +56,8 @@ pub struct SmoothOptions {
     pub momentum: f64,
     /// Weight decay of all inner steps.
     pub weight_decay: f64,
-    /// The rule of all inner optimisers; Adam starts without memory.
+    /// The rule of all inner optimisers. Without the arrays `adam/…` Adam starts without memory; its
+    /// first step is then nearly a sign, and J has jumps wherever a gradient changes its own.
     pub optimizer: InnerRule,
     /// Inner steps of each stage.
     pub unroll_steps: usize,
@@ -99,7 +99,8 @@ impl Default for SmoothOptions {
 /// * 4 levels: J = CE(V3'; valid) + γ2·CE(V'; valid) + γ·CE(W', A; valid), V3 learns from V' by QRS.
 ///
 /// Arrays: `main/{W1,b1,W2,b2}`, `aux/{V1,c1,V2,c2}`, `aux3/…`, `A` (units × 4),
-/// `batch/{train,valid,transfer}/{x,y}` and, with momentum, `momentum/<model>/<name>`.
+/// `batch/{train,valid,transfer}/{x,y}`; with momentum, `momentum/<model>/<name>`; for Adam, its second
+/// moments after ten steps, `adam/<model>/<name>` (its first are 0).
 #[derive(Debug)]
 pub struct Smooth {
     options: SmoothOptions,
@@ -134,6 +135,8 @@ impl FromOptions for Smooth {
     }
 }
 
+/// Steps that Adam's memory has seen.
+const ADAM_STEPS: u32 = 10;
 /// The numbers of levels it is defined for.
 const LEVELS: [usize; 3] = [2, 3, 4];
 /// The models, in the order of their stages, and the names of their weights.
@@ -166,12 +169,21 @@ impl CheckProblem for Smooth {
         for (split, images) in IMAGES {
             shapes.push((format!("batch/{split}/x"), vec![images, INPUTS], 1.0));
         }
+        for ((model, names), units) in MODELS.iter().zip(UNITS) {
+            let of_model = [vec![INPUTS, units], vec![units], vec![units, CLASSES], vec![CLASSES]];
+            for (name, shape) in names.iter().zip(of_model) {
+                shapes.push((format!("adam/{model}/{name}"), shape, 1.0));
+            }
+        }
         let mut arrays = Arrays::new();
         let key = Key::new(seed, Purpose::Problem);
         for (role, (name, shape, std)) in shapes.into_iter().enumerate() {
             let mut stream = key.role(role as u32).stream();
-            let values: Vec<f64> =
+            let mut values: Vec<f64> =
                 (0..shape.iter().product()).map(|_| std * stream.normal()).collect();
+            if name.starts_with("adam/") {
+                values.iter_mut().for_each(|v| *v = 0.1 * *v * *v + 0.01);
+            }
             arrays.insert(name, Tensor::from_vec(values, shape, &Device::Cpu)?);
         }
         for (level, (split, images)) in IMAGES.into_iter().enumerate() {
@@ -194,11 +206,18 @@ impl CheckProblem for Smooth {
             return Err(Error::config(format!("`levels` must be 2, 3 or 4, got {levels}")));
         }
         let o = &self.options;
-        let networks = networks(levels, arrays)?;
+        let networks = networks(levels, arrays, 0.0)?;
         let mut weights = vec![];
         let mut memory = vec![];
         for (network, (model, _)) in networks.iter().zip(MODELS) {
             weights.push(flat(arrays, &format!("{model}/"), network.weights())?);
+            let prefix = format!("adam/{model}/");
+            if o.optimizer == InnerRule::Adam && arrays.keys().any(|n| n.starts_with(&prefix)) {
+                let second = flat(arrays, &prefix, network.weights())?;
+                let first = Some(second.zeros_like()?);
+                memory.push(InnerState { first, second: Some(second), steps: ADAM_STEPS });
+                continue;
+            }
             let prefix = format!("momentum/{model}/");
             let buffered = o.optimizer == InnerRule::Sgd
                 && o.momentum > 0.0
@@ -278,69 +297,22 @@ impl Smooth {
     }
 }
 
-fn networks(levels: usize, arrays: &Arrays) -> Result<Vec<Arc<dyn Network>>> {
+/// The networks of so many levels, with this noise on their embeddings.
+pub(super) fn networks(
+    levels: usize,
+    arrays: &Arrays,
+    noise: f64,
+) -> Result<Vec<Arc<dyn Network>>> {
     let (inputs, units) = dims2(arrays, "main/W1")?;
     let classes = dims2(arrays, "main/W2")?.1;
     let mut networks: Vec<Arc<dyn Network>> =
-        vec![Arc::new(SmoothNetwork::main(inputs, units, classes))];
+        vec![Arc::new(SmoothNetwork::main(inputs, units, classes).with_noise(noise))];
     for (model, names) in &MODELS[1..levels - 1] {
         let units = dims2(arrays, &format!("{model}/{}", names[0]))?.1;
-        networks.push(Arc::new(SmoothNetwork::auxiliary(inputs, units, classes)));
+        let network = SmoothNetwork::auxiliary(inputs, units, classes).with_noise(noise);
+        networks.push(Arc::new(network));
     }
     Ok(networks)
-}
-
-fn array<'a>(arrays: &'a Arrays, name: &str) -> Result<&'a Tensor> {
-    arrays.get(name).ok_or_else(|| Error::Invalid(format!("the array `{name}` is missing")))
-}
-
-fn dims2(arrays: &Arrays, name: &str) -> Result<(usize, usize)> {
-    match array(arrays, name)?.dims() {
-        [rows, columns] if *rows > 0 && *columns > 0 => Ok((*rows, *columns)),
-        other => {
-            Err(Error::Invalid(format!("the array `{name}` has shape {other:?}, not a matrix")))
-        }
-    }
-}
-
-/// An array of this shape, in f64.
-fn shaped(arrays: &Arrays, name: &str, shape: &[usize]) -> Result<Tensor> {
-    let tensor = array(arrays, name)?;
-    if tensor.dims() != shape {
-        return Err(Error::Invalid(format!(
-            "the array `{name}` has shape {:?}, expected {shape:?}",
-            tensor.dims()
-        )));
-    }
-    Ok(tensor.to_dtype(DType::F64)?)
-}
-
-/// The flat vector of a layout from the arrays `prefix` + name.
-fn flat(arrays: &Arrays, prefix: &str, layout: &Layout) -> Result<Tensor> {
-    let parts = layout.entries().iter().map(|entry| {
-        let part = shaped(arrays, &format!("{prefix}{}", entry.name), &entry.shape)?;
-        Ok(part.flatten_all()?)
-    });
-    Ok(Tensor::cat(&parts.collect::<Result<Vec<_>>>()?, 0)?)
-}
-
-fn batch(arrays: &Arrays, split: &str, inputs: usize, classes: usize) -> Result<Batch> {
-    let (x, y) = (format!("batch/{split}/x"), format!("batch/{split}/y"));
-    let images = dims2(arrays, &x)?.0;
-    let labels = shaped(arrays, &y, &[images])?.to_vec1::<f64>()?;
-    let labels = labels.into_iter().map(|label| {
-        if label >= 0.0 && label < classes as f64 && label.fract() == 0.0 {
-            return Ok(label as u32);
-        }
-        Err(Error::Invalid(format!(
-            "the array `{y}` has label {label}, expected 0 to {}",
-            classes - 1
-        )))
-    });
-    Ok(Batch {
-        images: shaped(arrays, &x, &[images, inputs])?,
-        labels: labels.collect::<Result<_>>()?,
-    })
 }
 
 register_check_problem!("smooth", Smooth, "smooth networks in f64 with 2 to 4 levels");
@@ -348,6 +320,7 @@ register_check_problem!("smooth", Smooth, "smooth networks in f64 with 2 to 4 le
 #[cfg(test)]
 mod tests {
     use super::*;
+    use candle_core::DType;
 
     fn smooth(options: SmoothOptions) -> Smooth {
         Smooth::from_options(options).unwrap()

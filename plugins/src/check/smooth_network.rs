@@ -5,12 +5,14 @@ use candle_nn::ops::softmax;
 use tetlo_core::Result;
 use tetlo_core::layout::{Init, Layout};
 use tetlo_core::network::{Network, Output, Pass};
+use tetlo_core::rng::Purpose;
 
 /// One hidden layer: p = x·M1 + b1, embedding h = activation(p), logits h·M2 + b2.
 #[derive(Debug)]
 pub(super) struct SmoothNetwork {
     names: [&'static str; 4],
     searched: bool,
+    noise: f64,
     weights: Layout,
     architecture: Layout,
     buffers: Layout,
@@ -32,6 +34,12 @@ impl SmoothNetwork {
         Self::new(["V1", "c1", "V2", "c2"], inputs, units, classes)
     }
 
+    /// The same with embeddings h ⊙ (1 + noise·z), z normal numbers of the pass's draw: a stochastic
+    /// part that all passes on a batch must share.
+    pub(super) fn with_noise(self, noise: f64) -> Self {
+        Self { noise, ..self }
+    }
+
     fn new(names: [&'static str; 4], inputs: usize, units: usize, classes: usize) -> Self {
         let mut weights = Layout::new();
         let init = Init::Normal { std: 0.5 };
@@ -42,6 +50,7 @@ impl SmoothNetwork {
         Self {
             names,
             searched: false,
+            noise: 0.0,
             weights,
             architecture: Layout::new(),
             buffers: Layout::new(),
@@ -90,11 +99,17 @@ impl Network for SmoothNetwork {
         weights: &Tensor,
         architecture: Option<&Tensor>,
         images: &Tensor,
-        _pass: &Pass<'_>,
+        pass: &Pass<'_>,
     ) -> Result<Output> {
         let part = |i: usize| self.weights.view(weights, self.names[i]);
         let p = images.matmul(&part(0)?)?.broadcast_add(&part(1)?)?;
-        let embedding = self.embedding(&p, architecture)?;
+        let mut embedding = self.embedding(&p, architecture)?;
+        if self.noise > 0.0 {
+            let mut stream = pass.draw.purpose(Purpose::Relaxation).stream();
+            let factors: Vec<f64> =
+                (0..p.elem_count()).map(|_| 1.0 + self.noise * stream.normal()).collect();
+            embedding = (embedding * Tensor::from_vec(factors, p.shape(), p.device())?)?;
+        }
         let logits = embedding.matmul(&part(2)?)?.broadcast_add(&part(3)?)?;
         Ok(Output::new(logits, embedding))
     }

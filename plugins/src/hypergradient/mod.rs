@@ -10,6 +10,8 @@ mod products;
 mod richardson;
 mod sama;
 mod t1_t2;
+#[cfg(test)]
+mod tests;
 
 pub use central_difference::{CentralDifference, CentralDifferenceOptions};
 pub use conjugate_gradient::{ConjugateGradient, ConjugateGradientOptions};

@@ -87,7 +87,7 @@ impl Hypergradient for Neumann {
     }
 
     fn near_limit(&self) -> Option<Value> {
-        Some(json!({"terms": 400}))
+        Some(json!({"terms": 1000}))
     }
 }
 

@@ -86,7 +86,7 @@ impl Hypergradient for Penalty {
     }
 
     fn near_limit(&self) -> Option<Value> {
-        Some(json!({"sigma": 1e5, "steps": 400}))
+        Some(json!({"sigma": 1e6, "steps": 1000}))
     }
 }
 

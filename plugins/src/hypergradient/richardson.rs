@@ -22,7 +22,7 @@ pub struct RichardsonOptions {
 
 impl Default for RichardsonOptions {
     fn default() -> Self {
-        Self { epsilon: 0.04, extrapolations: 2 }
+        Self { epsilon: 0.02, extrapolations: 2 }
     }
 }
 

@@ -64,7 +64,8 @@ fn estimates(estimator: &dyn Hypergradient, case: &CheckCase) -> Check {
         Err(e) if e.is_usage() => return Ok(()),
         first => (first?, run()?),
     };
-    ensure!(!first.contributions.is_empty(), "no term at all");
+    // Without a look through the steps there is none where no architecture stands in the objective.
+    ensure!(!first.contributions.is_empty() || !estimator.unrolls(), "no term at all");
     for (a, b) in first.contributions.iter().zip(&second.contributions) {
         let name = a.name();
         same(name, &finite(name, &a.gradient)?, &values(&b.gradient)?)?;

@@ -43,8 +43,8 @@ pub(crate) fn run(arguments: &HypergradArgs) -> Result<Exit> {
                 what["passes"] = json!(passes);
                 rows.push(what, Some(timed));
             }
-            // Such as `exact`, which kernels do not support: that is a result too.
-            Err(error) if unsupported(&error) && estimator.is_none() => {
+            // Such as `exact`, which kernels do not support, or a series that diverges: a result too.
+            Err(error) if refused(&error) && estimator.is_none() => {
                 what["ran"] = json!(false);
                 what["reason"] = json!(error.to_string());
                 rows.push(what, None);
@@ -67,11 +67,10 @@ pub(crate) fn run(arguments: &HypergradArgs) -> Result<Exit> {
     Ok(Exit::Ok)
 }
 
-fn unsupported(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| {
-        matches!(
-            cause.downcast_ref::<tetlo_core::Error>(),
-            Some(tetlo_core::Error::Unsupported { .. })
-        )
-    })
+/// Does the estimator itself refuse, since it does not suit this network?
+fn refused(error: &anyhow::Error) -> bool {
+    let of_ours = |cause: &(dyn std::error::Error + 'static)| {
+        cause.downcast_ref::<tetlo_core::Error>().is_some_and(tetlo_core::Error::is_usage)
+    };
+    error.chain().any(of_ours)
 }

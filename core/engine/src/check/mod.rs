@@ -3,5 +3,6 @@
 
 mod reference;
 mod report;
+mod trust;
 
 pub use report::{CheckReport, Row, Skipped, compare, run};

@@ -25,6 +25,11 @@ pub(super) fn of_updates(case: &CheckCase) -> Result<HyperGradient> {
     by(case, &Extrapolated)
 }
 
+/// The estimator behind [`of_updates`].
+pub(super) fn updates_estimator() -> &'static dyn Hypergradient {
+    &Extrapolated
+}
+
 /// The exact hypergradient of the inner problems' solutions, its terms apart.
 pub(super) fn of_solutions(case: &CheckCase) -> Result<HyperGradient> {
     by(case, &Solved)
@@ -292,11 +297,15 @@ fn along(
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use std::sync::Arc;
+    use tetlo_core::kinds::{TransferBatch, TransferLoss};
     use tetlo_core::layout::{Init, Layout};
-    use tetlo_core::multilevel::{Batch, Batches, EstimatorRef, Point, StageGraph};
+    use tetlo_core::multilevel::{
+        Batch, Batches, EstimatorRef, LossTerm, ModelRole, Objective, Point, Stage, StageGraph,
+        TransferLosses,
+    };
     use tetlo_core::network::{Network, Output, Pass};
     use tetlo_core::optim::Inner;
 
@@ -322,7 +331,7 @@ mod tests {
         Ok(())
     }
 
-    /// Logits x ⊙ w ⊙ tanh a.
+    /// Logits x ⊙ w ⊙ tanh a; x ⊙ w without an architecture.
     #[derive(Debug)]
     struct Product {
         weights: Layout,
@@ -354,13 +363,16 @@ mod tests {
             images: &Tensor,
             _pass: &Pass<'_>,
         ) -> Result<Output> {
-            let a = architecture.ok_or_else(|| Error::Invalid("no architecture".into()))?;
-            let logits = images.broadcast_mul(&(weights * a.tanh()?)?)?;
+            let factors = match architecture {
+                Some(a) => (weights * a.tanh()?)?,
+                None => weights.clone(),
+            };
+            let logits = images.broadcast_mul(&factors)?;
             Ok(Output::new(logits.clone(), logits))
         }
     }
 
-    fn case() -> Result<CheckCase> {
+    pub(in crate::check) fn case() -> Result<CheckCase> {
         let tensor = |v: &[f64], shape: &[usize]| Tensor::from_vec(v.to_vec(), shape, &Device::Cpu);
         let layout = |name: &str| {
             let mut layout = Layout::new();
@@ -384,6 +396,34 @@ mod tests {
         let graph = StageGraph::bilevel(EstimatorRef::named("none"));
         let networks: Vec<Arc<dyn Network>> = vec![Arc::new(network)];
         Ok(CheckCase::new(graph, networks, vec![Inner::plain(0.3)], point, batches))
+    }
+
+    /// Half the mean square between the embeddings.
+    #[derive(Debug)]
+    struct Imitation;
+
+    impl TransferLoss for Imitation {
+        fn loss(&self, batch: &TransferBatch<'_>) -> Result<Tensor> {
+            let (main, aux) = batch.embeddings()?;
+            Ok(((aux - main)?.sqr()?.mean_all()? * 0.5)?)
+        }
+    }
+
+    /// The same with a second model that learns from the first.
+    pub(in crate::check) fn two_stages() -> Result<CheckCase> {
+        let CheckCase { mut graph, mut networks, mut inner, mut point, mut batches, .. } = case()?;
+        let loss = vec![LossTerm::supervised(1.0), LossTerm::transfer(0, 1.0)];
+        graph.stages.push(Stage::new("aux", ModelRole::Auxiliary, loss));
+        graph.objective.push(Objective { stage: 1, weight: 1.0 });
+        let mut weights = Layout::new();
+        weights.push("w", &[2], Init::Constant(0.0));
+        let (architecture, buffers) = (Layout::new(), Layout::new());
+        networks.push(Arc::new(Product { weights, architecture, buffers }));
+        inner.push(Inner::plain(0.2));
+        point.weights.push(Tensor::new(&[0.2, 0.5], &Device::Cpu)?);
+        batches.transfer = Some(batches.train.clone());
+        let transfers = TransferLosses::build(&graph, || Ok(Box::new(Imitation)))?;
+        Ok(CheckCase { transfers, ..CheckCase::new(graph, networks, inner, point, batches) })
     }
 
     #[test]

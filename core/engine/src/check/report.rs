@@ -1,6 +1,6 @@
 //! Running the estimators and writing down what they are worth.
 
-use super::reference;
+use super::{reference, trust};
 use candle_core::{DType, Device, Tensor};
 use serde::Serialize;
 use serde_json::Value;
@@ -180,21 +180,20 @@ pub fn compare(
     case: &CheckCase,
     estimators: &[(&str, &dyn Hypergradient)],
 ) -> Result<CheckReport> {
+    let before = trust::Said::now(case)?;
     let updates = reference::of_updates(case)?;
-    let disagreements = reference::disagreements(case, &updates)?;
+    let mut doubts: Vec<String> =
+        reference::disagreements(case, &updates)?.iter().map(ToString::to_string).collect();
+    doubts.extend(trust::other_steps(case, updates.objective)?);
+    doubts.extend(trust::unsolved(case)?);
+    doubts.extend(trust::wrong_rates(case, &updates)?);
     let exact_updates = Terms::of(case, level, &updates)?;
     let exact_solutions = if case.solved {
         Some(Terms::of(case, level, &reference::of_solutions(case)?)?)
     } else {
         None
     };
-    let mut report = CheckReport {
-        reference: disagreements
-            .iter()
-            .map(|d| format!("{problem}, {level} levels: {d}"))
-            .collect(),
-        ..CheckReport::default()
-    };
+    let mut report = CheckReport::default();
     let objective = Tensor::new(updates.objective, &Device::Cpu)?;
     report.outputs.insert("J".into(), objective);
     for (name, estimator) in estimators {
@@ -217,6 +216,9 @@ pub fn compare(
             Err(error) => return Err(error.in_plugin(*name)),
         }
     }
+    doubts.extend(before.changed(&trust::Said::now(case)?));
+    let doubts = doubts.into_iter().map(|d| format!("{problem}, {level} levels: {d}"));
+    report.reference.extend(doubts);
     Ok(report)
 }
 

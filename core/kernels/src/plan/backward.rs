@@ -6,11 +6,10 @@
 )]
 
 use super::convolution_back::{Incoming, Partial};
-use super::exec::{Pass, Shared};
+use super::exec::{At, Pass, Shared};
 use super::forward::GROUP;
 use super::function::Slot;
 use super::norm::Sums;
-use super::packing::Packing;
 use super::{Bundle, Conv, MapNode, Pooled, State, Term};
 use crate::error::Result;
 use crate::graph::Weight;
@@ -68,8 +67,8 @@ impl Pass<'_> {
                 let through = below || wanted.weights;
                 if through {
                     for depth in (1..bundle.depth).rev() {
-                        self.each(state.packing, &|thread, image, partial| {
-                            self.later_stage_back(thread, state, bundle, depth, image, partial);
+                        self.each(state, (bundle, depth), &|thread, items, partial| {
+                            self.later_stage_back(thread, state, (bundle, depth), &items, partial);
                         });
                         self.functions_back(state, bundle, depth, functions, weight_target)?;
                         self.finish_stage(bundle, depth, weight_target);
@@ -80,14 +79,16 @@ impl Pass<'_> {
                     begun = true;
                 }
                 // An item goes on with the next bundle or state while it is in the cache.
-                self.each(state.packing, &|thread, image, partial| {
+                self.each(state, (bundle, 0), &|thread, items, partial| {
                     if through {
-                        self.first_stage_back(thread, state, bundle, image, partial);
+                        self.first_stage_back(thread, state, bundle, &items, partial);
                     }
-                    if let Some(next) = next {
-                        self.dots(state, next, image, false);
-                    } else if let Some(before) = before {
-                        self.begin(thread, before, &self.images_of(state.packing, image));
+                    for item in items {
+                        if let Some(next) = next {
+                            self.dots(state, next, item, false);
+                        } else if let Some(before) = before {
+                            self.begin(thread, before, &self.images_of(state.packing, item));
+                        }
                     }
                 });
                 if through {
@@ -124,17 +125,27 @@ impl Pass<'_> {
         }
     }
 
-    /// All images; in fixed chunks if partial weight gradients are summed on the way.
-    unsafe fn each(&self, packing: Packing, f: &(dyn Fn(usize, usize, Option<Partial>) + Sync)) {
+    /// All items, as many as a stage takes together; in fixed chunks if partial weight gradients are
+    /// summed on the way.
+    unsafe fn each(
+        &self,
+        state: &State,
+        (bundle, depth): (&Bundle, usize),
+        f: &(dyn Fn(usize, Range<usize>, Option<Partial>) + Sync),
+    ) {
+        let packing = state.packing;
         if !self.inputs.wanted.weights {
-            self.items(packing, &|thread, image| f(thread, image, None));
+            let team = self.team(bundle, depth).max(packing.images);
+            self.groups(team, &|thread, images| f(thread, packing.of_images(&images), None));
             return;
         }
-        let (images, chunks) = (packing.items(self.inputs.batch), self.chunks(packing));
+        let team = self.whole_team(bundle, depth);
+        let (items, chunks) = (packing.items(self.inputs.batch), self.chunks(packing));
         self.workers.run(chunks, &|thread, chunk| {
-            let first = chunk * images / chunks;
-            for image in first..(chunk + 1) * images / chunks {
-                f(thread, image, Some(Partial { chunk, add: image > first }));
+            let all = chunk * items / chunks..(chunk + 1) * items / chunks;
+            for first in all.clone().step_by(team) {
+                let partial = Partial { chunk, add: first > all.start };
+                f(thread, first..all.end.min(first + team), Some(partial));
             }
         });
     }
@@ -258,11 +269,12 @@ impl Pass<'_> {
     ) -> Incoming<'a> {
         if depth + 1 == chain.len() {
             let g = self.activation(state.dx + image * state.floats);
-            return Incoming { g, coefficients: &state.terms[term].coefficients };
+            let coefficients = &state.terms[term].coefficients;
+            return Incoming { g, step: state.floats, coefficients };
         }
         let conv = &self.plan.convs[chain[depth]];
         let g = self.inner_gradient(position, image);
-        Incoming { g, coefficients: &conv.coefficients }
+        Incoming { g, step: self.plan.inner_floats, coefficients: &conv.coefficients }
     }
 
     /// The gradient between two stages of a chain.
@@ -274,9 +286,8 @@ impl Pass<'_> {
         &self,
         thread: usize,
         state: &State,
-        bundle: &Bundle,
-        depth: usize,
-        image: usize,
+        (bundle, depth): (&Bundle, usize),
+        items: &Range<usize>,
         partial: Option<Partial>,
     ) {
         for (position, (term, chain)) in bundle.chains.iter().enumerate() {
@@ -288,13 +299,19 @@ impl Pass<'_> {
             if conv.function.is_some() {
                 continue;
             }
-            if partial.is_some() {
-                self.inner_tile(thread, image, before, conv);
-            }
-            let incoming = self.incoming(state, (position, *term, chain), depth, image);
             let input = self.scratch(thread, self.plan.scratch.inner);
-            self.conv_back(thread, conv, image, incoming, Some((input, false)), partial);
-            self.mask(before, conv, image, position, input);
+            self.in_teams(conv, items, &|team| {
+                if partial.is_some() {
+                    At::each(thread, &team).for_each(|at| self.inner_tile(at, before, conv));
+                }
+                let partial = partial.map(|p| p.after(team.start - items.start));
+                let incoming = self.incoming(state, (position, *term, chain), depth, team.start);
+                self.conv_back(thread, conv, &team, incoming, Some((input, false)), partial);
+                for at in At::each(thread, &team) {
+                    let input = input.add(at.slot * self.input_floats(conv));
+                    self.mask(before, conv, at.image, position, input);
+                }
+            });
         }
     }
 
@@ -353,7 +370,7 @@ impl Pass<'_> {
         thread: usize,
         state: &State,
         bundle: &Bundle,
-        image: usize,
+        items: &Range<usize>,
         partial: Option<Partial>,
     ) {
         let below = self.below(bundle);
@@ -365,21 +382,31 @@ impl Pass<'_> {
                 if conv.relu != relu || conv.function.is_some() {
                     continue;
                 }
-                let incoming = self.incoming(state, (position, *term, chain), 0, image);
                 if banded {
-                    self.banded_back(thread, bundle, conv, image, incoming, partial);
+                    for at in At::each(thread, items) {
+                        let place = (position, *term, &**chain);
+                        let incoming = self.incoming(state, place, 0, at.image);
+                        let partial = partial.map(|p| p.after(at.slot));
+                        self.banded_back(thread, bundle, conv, at.image, incoming, partial);
+                    }
                     continue;
                 }
                 if !started && partial.is_some() {
-                    self.source_tile(thread, image, &bundle.sources, conv);
+                    At::each(thread, items)
+                        .for_each(|at| self.source_tile(at, &bundle.sources, conv));
                 }
                 let out = below.then_some((input, started));
-                self.conv_back(thread, conv, image, incoming, out, partial);
+                let incoming = self.incoming(state, (position, *term, chain), 0, items.start);
+                self.conv_back(thread, conv, items, incoming, out, partial);
                 started = true;
             }
             if started && below {
-                let g = &self.plan.geometries[self.plan.convs[bundle.chains[0].1[0]].geometry_in];
-                self.add_to_sources(bundle, image, (0, g.height), input, relu);
+                let conv = &self.plan.convs[bundle.chains[0].1[0]];
+                let height = self.plan.geometries[conv.geometry_in].height;
+                for at in At::each(thread, items) {
+                    let input = input.add(at.slot * self.input_floats(conv));
+                    self.add_to_sources(bundle, at.image, (0, height), input, relu);
+                }
             }
         }
     }

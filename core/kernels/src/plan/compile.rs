@@ -6,13 +6,13 @@ use std::sync::Arc;
 use super::packing::{Packing, packings};
 use super::{
     Bundle, Coefficients, Conv, Depthwise, Function, Geometry, MixWeights, Norm, Output, Parity,
-    Plan, Pooled, Pools, Raw, Run, Scratch, Sizes, State, TILES, Term,
+    Plan, Pooled, Pools, Raw, Run, Scratch, Sizes, State, Term,
 };
 use crate::chain;
 use crate::chain::{Chain, Stage, out_size};
 use crate::graph::{Graph, Weight};
 use crate::graph::{StateId, Term as GraphTerm};
-use crate::primitives::{ELEMENTS, Tap, room};
+use crate::primitives::{Tap, room};
 
 pub(super) struct Compiler<'a> {
     graph: &'a Graph,
@@ -172,6 +172,7 @@ impl Compiler<'_> {
                 tile: 0,
                 grad_blocks: 0,
                 grad: 0,
+                team: 1,
             });
             self.plan.geometries.len() - 1
         })
@@ -384,9 +385,7 @@ impl Compiler<'_> {
             Some(_) => Vec::new(),
             None => parities(&offsets, stride, (h, w), go.row, at_tap),
         };
-        let winograd = stage.winograd() && !packing.is_packed();
-        let planes = if winograd { ELEMENTS } else { offsets.len() };
-        let packed = blocks_in * blocks_out * 256 * planes;
+        let winograd = stage.winograd().filter(|_| !packing.is_packed());
         let floats = blocks_out * ho * wo * 16;
         let kept = self.items(packing, floats);
         if position == self.passing.len() {
@@ -400,7 +399,7 @@ impl Compiler<'_> {
             (self.small(2 * padded * self.plan.max_batch), self.coefficients(padded, false))
         };
         let function = self.function(stage);
-        let conv = Conv {
+        let mut conv = Conv {
             packing,
             function,
             relu: stage.relu,
@@ -414,8 +413,8 @@ impl Compiler<'_> {
             runs,
             lanes_in,
             lanes_out: lanes(outputs),
-            packed: self.packed(packed),
-            packed_back: self.packed(packed),
+            packed: 0,
+            packed_back: 0,
             geometry_in,
             geometry_out,
             raw: Raw {
@@ -435,13 +434,17 @@ impl Compiler<'_> {
             self.plan.convs.push(conv);
             return self.plan.convs.len() - 1;
         }
+        conv.packed = self.packed(conv.mix_floats());
+        conv.packed_back = self.packed(conv.back_floats());
         let input = &mut self.plan.geometries[geometry_in];
         input.tile_blocks = input.tile_blocks.max(blocks_in);
+        input.team = input.team.max(conv.team());
         // After a depthwise part the gradient of its result is in the tile, else that of the
         // output.
         let grad_blocks = if conv.depthwise.is_some() { blocks_in } else { blocks_out };
         let output = &mut self.plan.geometries[geometry_out];
         output.grad_blocks = output.grad_blocks.max(grad_blocks);
+        output.team = output.team.max(conv.team());
         self.plan.convs.push(conv);
         self.plan.convs.len() - 1
     }
@@ -477,8 +480,7 @@ impl Compiler<'_> {
             for conv in chains.iter().filter_map(|(_, c)| c.get(depth)) {
                 let conv = &mut self.plan.convs[*conv];
                 conv.partial = at;
-                at += conv.partial_mix
-                    + conv.planes() * conv.lanes_in.len() * conv.lanes_out.len() * 256;
+                at += conv.partial_mix + conv.back_floats();
             }
             self.plan.sizes.partial = self.plan.sizes.partial.max(at);
         }
@@ -491,8 +493,8 @@ impl Compiler<'_> {
             at - floats
         };
         for g in &mut self.plan.geometries {
-            g.tile = take(g.tile_blocks * g.block);
-            g.grad = take(g.grad_blocks * g.block);
+            g.tile = take(g.team * g.tile_blocks * g.block);
+            g.grad = take(g.team * g.grad_blocks * g.block);
         }
         let mut dense = 16;
         for s in &self.plan.states {
@@ -501,21 +503,22 @@ impl Compiler<'_> {
         for m in &self.plan.maps {
             dense = dense.max(m.output.raw.floats);
         }
-        let (mut inner, mut winograd) = (0, 0);
+        let (mut inner, mut winograd, mut together) = (0, 0, 0);
         for c in &self.plan.convs {
             let pixels = |g: usize| self.plan.geometries[g].height * self.plan.geometries[g].width;
             let (before, after) = (pixels(c.geometry_in), pixels(c.geometry_out));
             dense = dense.max(c.lanes_in.len() * 16 * before.max(after)).max(c.raw.floats);
+            together = together.max(c.team() * c.lanes_in.len() * 16 * before);
             inner = inner.max(c.raw.floats);
-            if c.winograd {
-                winograd = winograd.max(room(c.lanes_in.len(), c.lanes_out.len(), TILES));
+            for tile in c.winograd.iter().flat_map(|w| [w.forward, w.back]) {
+                winograd = winograd.max(room(tile, c.lanes_in.len(), c.lanes_out.len()));
             }
         }
         self.plan.scratch = Scratch {
             depthwise: take(dense),
             lazy: take(dense),
-            inner: take(dense),
-            input: take(dense),
+            inner: take(dense.max(together)),
+            input: take(dense.max(together)),
             winograd: take(winograd),
         };
         self.plan.sizes.scratch = at.next_multiple_of(1024);

@@ -5,11 +5,13 @@
     reason = "calls kernels on the places that the plan gave; an item only touches its own image or chunk"
 )]
 
-use super::exec::Pass;
-use super::{Coefficients, Conv, TILES};
+use super::exec::{At, Pass};
+use super::{Coefficients, Conv};
+use crate::chain;
 use crate::primitives::{
     Depthwise, DepthwiseWeight, Lazy, Mix, MixWeight, Winograd, WinogradWeight,
 };
+use std::ops::Range;
 
 /// A chunk of partial weight gradients, and whether an image before this one has written to it.
 #[derive(Clone, Copy)]
@@ -18,31 +20,68 @@ pub(super) struct Partial {
     pub add: bool,
 }
 
+impl Partial {
+    /// After so many images of those that are worked on together.
+    pub(super) fn after(self, images: usize) -> Self {
+        Self { add: self.add || images > 0, ..self }
+    }
+}
+
 /// The gradient of a convolution's (normalised) output and how to get that of the raw output from
 /// it.
 #[derive(Clone, Copy)]
 pub(super) struct Incoming<'a> {
     pub g: *const f32,
+    /// Floats between images.
+    pub step: usize,
     pub coefficients: &'a Coefficients,
 }
 
+impl Incoming<'_> {
+    /// Of a later image.
+    fn after(self, images: usize) -> Self {
+        Self { g: self.g.wrapping_add(images * self.step), ..self }
+    }
+}
+
 impl Pass<'_> {
-    /// Gradients of one convolution: to its input (`out`, written or added to) and to its weights.
-    /// The tile must hold its input if weight gradients are wanted.
+    /// Gradients of one convolution: to its inputs (`out`, written or added to) and to its weights.
+    /// The tiles must hold its inputs if weight gradients are wanted.
     pub(super) unsafe fn conv_back(
         &self,
         thread: usize,
         conv: &Conv,
-        image: usize,
+        items: &Range<usize>,
         incoming: Incoming<'_>,
         out: Option<(*mut f32, bool)>,
         partial: Option<Partial>,
     ) {
-        if conv.depthwise.is_some() {
-            self.separable_back(thread, conv, image, incoming, out, partial);
-        } else {
-            self.dense_back(thread, conv, image, incoming, out, partial);
+        if let Some(w) = conv.winograd {
+            let g_out = &self.plan.geometries[conv.geometry_out];
+            for at in At::each(thread, items) {
+                let dz = (self.gradient_tile(at, g_out), g_out.row, g_out.block);
+                let incoming = incoming.after(at.slot);
+                self.lazy(conv, at.image, incoming, (0, g_out.height), dz);
+            }
+            self.winograd_back(thread, conv, w, items.len(), out, partial);
+            return;
         }
+        for at in At::each(thread, items) {
+            let incoming = incoming.after(at.slot);
+            let partial = partial.map(|p| p.after(at.slot));
+            let out = out.map(|(out, add)| (out.add(at.slot * self.input_floats(conv)), add));
+            if conv.depthwise.is_some() {
+                self.separable_back(at, conv, incoming, out, partial);
+            } else {
+                self.dense_back(at, conv, incoming, out, partial);
+            }
+        }
+    }
+
+    /// Floats of the gradient of a convolution's input.
+    pub(super) fn input_floats(&self, conv: &Conv) -> usize {
+        let g_in = &self.plan.geometries[conv.geometry_in];
+        conv.lanes_in.len() * g_in.height * g_in.width * 16
     }
 
     /// Gradient of some rows of the raw output: densely, or into the gradient tile (`row`, `block`: of
@@ -77,9 +116,8 @@ impl Pass<'_> {
 
     unsafe fn separable_back(
         &self,
-        thread: usize,
+        at: At,
         conv: &Conv,
-        image: usize,
         incoming: Incoming<'_>,
         out: Option<(*mut f32, bool)>,
         partial: Option<Partial>,
@@ -88,8 +126,9 @@ impl Pass<'_> {
         let g_in = &self.plan.geometries[conv.geometry_in];
         let g_out = &self.plan.geometries[conv.geometry_out];
         let taps = d.kernel * d.kernel;
+        let At { thread, image, .. } = at;
         let u = self.scratch(thread, self.plan.scratch.depthwise);
-        let du = self.gradient_tile(thread, g_out);
+        let du = self.gradient_tile(at, g_out);
         // In bands, so that both sides of the channel mix are in the first cache level.
         let band = conv.band(g_out);
         for first in (0..g_out.height).step_by(band) {
@@ -97,7 +136,7 @@ impl Pass<'_> {
             let (row, block) = (g_out.width * 16, rows * g_out.width * 16);
             if partial.is_some() {
                 // The depthwise result again: cheaper than having stored it.
-                self.depthwise(thread, conv, first, rows, u);
+                self.depthwise(at, conv, first, rows, u);
             }
             let x = (u.cast_const(), row, block);
             let dz = self.mix_weight(thread, conv, image, incoming, (first, rows), x, partial);
@@ -127,7 +166,7 @@ impl Pass<'_> {
                 },
             );
         }
-        let tile = self.tile(thread, g_in);
+        let tile = self.tile(at, g_in);
         for b in 0..conv.lanes_in.len() {
             if let Some(p) = partial {
                 (self.kernels.depthwise_weight)(&DepthwiseWeight {
@@ -146,9 +185,9 @@ impl Pass<'_> {
             }
             let Some((out, add)) = out else { continue };
             for parity in &d.parities {
-                let at = (b * g_in.height + parity.row) * g_in.width + parity.col;
+                let pixel = (b * g_in.height + parity.row) * g_in.width + parity.col;
                 (self.kernels.depthwise)(&Depthwise {
-                    out: out.add(at * 16),
+                    out: out.add(pixel * 16),
                     out_step: 16 * conv.stride,
                     out_row: conv.stride * g_in.width * 16,
                     x: du.add(b * g_out.block),
@@ -252,9 +291,8 @@ impl Pass<'_> {
 
     unsafe fn dense_back(
         &self,
-        thread: usize,
+        at: At,
         conv: &Conv,
-        image: usize,
         incoming: Incoming<'_>,
         out: Option<(*mut f32, bool)>,
         partial: Option<Partial>,
@@ -262,31 +300,28 @@ impl Pass<'_> {
         let g_in = &self.plan.geometries[conv.geometry_in];
         let g_out = &self.plan.geometries[conv.geometry_out];
         if conv.is_pointwise() {
-            let (tile, band) = (self.tile(thread, g_in).cast_const(), conv.band(g_out));
+            let (tile, band) = (self.tile(at, g_in).cast_const(), conv.band(g_out));
             let plane = g_in.height * g_in.width * 16;
             for first in (0..g_out.height).step_by(band) {
                 let rows = (first, band.min(g_out.height - first));
                 let x = (tile.add(first * g_in.row), g_in.row, g_in.block);
                 let out = out.map(|(out, add)| (out.add(first * g_in.width * 16), plane, add));
-                self.pointwise_back(thread, conv, image, incoming, rows, x, out, partial);
+                self.pointwise_back(at.thread, conv, at.image, incoming, rows, x, out, partial);
             }
             return;
         }
-        let dz = self.gradient_tile(thread, g_out);
-        self.lazy(conv, image, incoming, (0, g_out.height), (dz, g_out.row, g_out.block));
+        let dz = self.gradient_tile(at, g_out);
+        let dz_place = (dz, g_out.row, g_out.block);
+        self.lazy(conv, at.image, incoming, (0, g_out.height), dz_place);
         let (blocks_in, blocks_out) = (conv.lanes_in.len(), conv.lanes_out.len());
-        if conv.winograd {
-            self.winograd_back(thread, conv, dz, out, partial);
-            return;
-        }
         if let Some(p) = partial {
-            let tile = self.tile(thread, g_in);
+            let tile = self.tile(at, g_in);
             for (t, tap) in conv.taps.iter().enumerate() {
-                let at = conv.partial + conv.partial_mix + t * blocks_in * blocks_out * 256;
+                let place = conv.partial + conv.partial_mix + t * blocks_in * blocks_out * 256;
                 self.run_mix_weight(
                     conv.packing,
                     MixWeight {
-                        dw: self.partial(p.chunk, at),
+                        dw: self.partial(p.chunk, place),
                         g: dz,
                         g_row: g_out.row,
                         g_block: g_out.block,
@@ -334,12 +369,13 @@ impl Pass<'_> {
         }
     }
 
-    /// The same from the gradient `dz` of the raw output, in the gradient tile.
+    /// The same for some images, from the gradients of the raw outputs in the gradient tiles.
     unsafe fn winograd_back(
         &self,
         thread: usize,
         conv: &Conv,
-        dz: *const f32,
+        winograd: chain::Winograd,
+        images: usize,
         out: Option<(*mut f32, bool)>,
         partial: Option<Partial>,
     ) {
@@ -347,13 +383,20 @@ impl Pass<'_> {
         let g_out = &self.plan.geometries[conv.geometry_out];
         let (blocks_in, blocks_out) = (conv.lanes_in.len(), conv.lanes_out.len());
         let scratch = self.scratch(thread, self.plan.scratch.winograd);
+        let first = At { thread, slot: 0, image: 0 };
+        let dz = self.gradient_tile(first, g_out);
+        let g_image = g_out.grad_blocks * g_out.block;
         if let Some(p) = partial {
             (self.kernels.winograd_weight)(&WinogradWeight {
+                tile: winograd.back,
+                images,
+                g_image,
+                x_image: g_in.tile_blocks * g_in.block,
                 dw: self.partial(p.chunk, conv.partial + conv.partial_mix),
                 g: dz,
                 g_row: g_out.row,
                 g_block: g_out.block,
-                x: self.tile(thread, g_in),
+                x: self.tile(first, g_in),
                 x_row: g_in.row,
                 x_block: g_in.block,
                 rows: g_out.height,
@@ -362,12 +405,16 @@ impl Pass<'_> {
                 blocks_in,
                 lanes: conv.lanes_out.as_ptr(),
                 scratch,
-                band: TILES,
                 add: p.add,
             });
         }
         let Some((out, add)) = out else { return };
         (self.kernels.winograd)(&Winograd {
+            tile: winograd.back,
+            images,
+            out_image: self.input_floats(conv),
+            x_image: g_image,
+            stats_image: 0,
             out,
             out_row: g_in.width * 16,
             out_block: g_in.height * g_in.width * 16,
@@ -381,7 +428,6 @@ impl Pass<'_> {
             lanes: conv.lanes_out.as_ptr(),
             w: self.packed(conv.packed_back),
             scratch,
-            band: TILES,
             stats: std::ptr::null_mut(),
             ahead: 0,
             add,

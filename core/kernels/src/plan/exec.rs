@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use super::function::Slot;
 use super::packing::Packing;
-use super::{CHUNKS, Conv, Geometry, Plan, Raw, State};
+use super::{Bundle, CHUNKS, Conv, Geometry, Plan, Raw, State};
 use crate::arena::Arena;
 use crate::counters::{COUNTERS, count};
 use crate::error::Result;
@@ -102,6 +102,21 @@ impl<T> Shared<T> {
     }
     pub(super) unsafe fn at(self, offset: usize) -> *mut T {
         self.0.add(offset)
+    }
+}
+
+/// A thread's work on an image, which is the `slot`-th of those that it works on together.
+#[derive(Clone, Copy)]
+pub(super) struct At {
+    pub thread: usize,
+    pub slot: usize,
+    pub image: usize,
+}
+
+impl At {
+    /// Of each image.
+    pub(super) fn each(thread: usize, images: &Range<usize>) -> impl Iterator<Item = Self> + use<> {
+        images.clone().enumerate().map(move |(slot, image)| Self { thread, slot, image })
     }
 }
 
@@ -279,13 +294,24 @@ impl Pass<'_> {
 
     /// A raw output of an image, where this pass keeps it.
     pub(super) unsafe fn raw(&self, raw: &Raw, image: usize) -> *mut f32 {
-        let kept = self.inputs.wanted.any();
-        let at = if kept { raw.kept } else { raw.passing };
-        self.activation(at + image * if kept { raw.floats } else { raw.passing_step })
+        let at = if self.inputs.wanted.any() { raw.kept } else { raw.passing };
+        self.activation(at + image * self.raw_step(raw))
+    }
+
+    /// Floats between the raw outputs of images.
+    pub(super) fn raw_step(&self, raw: &Raw) -> usize {
+        if self.inputs.wanted.any() { raw.floats } else { raw.passing_step }
     }
 
     pub(super) fn chunks(&self, packing: Packing) -> usize {
         CHUNKS.min(packing.items(self.inputs.batch))
+    }
+
+    /// Runs `f(items)` for as many of them as a convolution takes together.
+    pub(super) fn in_teams(&self, conv: &Conv, items: &Range<usize>, f: &dyn Fn(Range<usize>)) {
+        for first in items.clone().step_by(conv.team()) {
+            f(first..items.end.min(first + conv.team()));
+        }
     }
 
     /// Runs `f(thread, item)` for all items of packed images, which are the images if they are not.
@@ -298,6 +324,18 @@ impl Pass<'_> {
         let batch = self.inputs.batch;
         let images = |g: usize| g * size..batch.min((g + 1) * size);
         self.workers.run(batch.div_ceil(size), &|thread, g| f(thread, images(g)));
+    }
+
+    /// Items that the convolutions of a stage work on together, where bytes do not depend on it: no
+    /// more than leave work for each thread.
+    pub(super) fn team(&self, bundle: &Bundle, depth: usize) -> usize {
+        self.whole_team(bundle, depth).min(self.inputs.batch / self.workers.threads()).max(1)
+    }
+
+    /// The same for any number of threads.
+    pub(super) fn whole_team(&self, bundle: &Bundle, depth: usize) -> usize {
+        let stage = bundle.stages.get(depth).into_iter().flatten();
+        stage.map(|c| self.plan.convs[*c].team()).max().unwrap_or(1)
     }
 
     /// The images of an item.
@@ -328,24 +366,20 @@ impl Pass<'_> {
     }
 
     /// The first inner pixel of an activation tile; blocks are `geometry.block` apart.
-    pub(super) unsafe fn tile(&self, thread: usize, geometry: &Geometry) -> *mut f32 {
-        self.scratch(thread, geometry.tile + geometry.origin)
+    pub(super) unsafe fn tile(&self, at: At, geometry: &Geometry) -> *mut f32 {
+        let slot = at.slot * geometry.tile_blocks * geometry.block;
+        self.scratch(at.thread, geometry.tile + slot + geometry.origin)
     }
     /// The same of a gradient tile.
-    pub(super) unsafe fn gradient_tile(&self, thread: usize, geometry: &Geometry) -> *mut f32 {
-        self.scratch(thread, geometry.grad + geometry.origin)
+    pub(super) unsafe fn gradient_tile(&self, at: At, geometry: &Geometry) -> *mut f32 {
+        let slot = at.slot * geometry.grad_blocks * geometry.block;
+        self.scratch(at.thread, geometry.grad + slot + geometry.origin)
     }
 
     /// Fills the tile of the input of a bundle's first convolutions.
-    pub(super) unsafe fn source_tile(
-        &self,
-        thread: usize,
-        image: usize,
-        sources: &[usize],
-        conv: &Conv,
-    ) {
+    pub(super) unsafe fn source_tile(&self, at: At, sources: &[usize], conv: &Conv) {
         let g = &self.plan.geometries[conv.geometry_in];
-        let tile = self.tile(thread, g);
+        let (tile, image) = (self.tile(at, g), at.image);
         let mut block = 0;
         for &s in sources {
             let s = &self.plan.states[s];
@@ -396,16 +430,10 @@ impl Pass<'_> {
     }
 
     /// Fills the tile of a later stage: the normalised output of the stage before it.
-    pub(super) unsafe fn inner_tile(
-        &self,
-        thread: usize,
-        image: usize,
-        before: &Conv,
-        conv: &Conv,
-    ) {
+    pub(super) unsafe fn inner_tile(&self, at: At, before: &Conv, conv: &Conv) {
         let g = &self.plan.geometries[conv.geometry_in];
         let norm = &self.plan.norms[before.norm];
-        let (tile, z) = (self.tile(thread, g), self.raw(&before.raw, image));
+        let (tile, z) = (self.tile(at, g), self.raw(&before.raw, at.image));
         for b in 0..before.lanes_out.len() {
             (self.kernels.fill)(&Fill {
                 out: tile.add(b * g.block),

@@ -5,9 +5,9 @@
     reason = "calls kernels on the places that the plan gave; an image only touches its own part"
 )]
 
-use super::exec::{Pass, Shared};
+use super::exec::{At, Pass, Shared};
 use super::function::Slot;
-use super::{Bundle, Conv, State, TILES};
+use super::{Bundle, Conv, State};
 use crate::error::Result;
 use crate::primitives::{Depthwise, Fill, Mix, Pool, Scaled, Sum, Winograd};
 use std::ops::Range;
@@ -45,23 +45,31 @@ impl Pass<'_> {
             }
             for (q, bundle) in state.bundles.iter().enumerate() {
                 let before = open.filter(|_| q == 0);
+                let team = self.team(bundle, 0);
                 let group = before.map_or(1, State::group).max(state.packing.images);
+                let group = if group > 1 { group } else { team };
                 self.groups(group, &|thread, images| {
                     if let Some(before) = before {
                         self.finish(before, &images);
                     }
-                    for item in state.packing.of_images(&images) {
+                    let items = state.packing.of_images(&images);
+                    for first in items.clone().step_by(team) {
+                        let items = first..items.end.min(first + team);
                         if q > 0 {
-                            self.add_bundle(state, &state.bundles[q - 1], item, q > 1);
+                            for item in items.clone() {
+                                self.add_bundle(state, &state.bundles[q - 1], item, q > 1);
+                            }
                         }
-                        self.first_stage(thread, bundle, item);
+                        self.first_stage(thread, bundle, &items);
                     }
                 });
                 self.functions(bundle, 0, functions)?;
                 for depth in 1..bundle.depth {
                     self.finalize_stage(bundle, depth - 1, statistics);
-                    self.items(state.packing, &|thread, image| {
-                        self.later_stage(thread, bundle, depth, image);
+                    let team = self.team(bundle, depth).max(state.packing.images);
+                    self.groups(team, &|thread, images| {
+                        let items = state.packing.of_images(&images);
+                        self.later_stage(thread, bundle, depth, &items);
                     });
                     self.functions(bundle, depth, functions)?;
                 }
@@ -156,7 +164,7 @@ impl Pass<'_> {
         }
     }
 
-    unsafe fn first_stage(&self, thread: usize, bundle: &Bundle, image: usize) {
+    unsafe fn first_stage(&self, thread: usize, bundle: &Bundle, items: &Range<usize>) {
         // Chains with and without a rectifier need different tiles.
         for relu in [true, false] {
             let mut ready = self.banded(bundle, relu);
@@ -167,10 +175,11 @@ impl Pass<'_> {
                     continue;
                 }
                 if !ready {
-                    self.source_tile(thread, image, &bundle.sources, conv);
+                    At::each(thread, items)
+                        .for_each(|at| self.source_tile(at, &bundle.sources, conv));
                     ready = true;
                 }
-                self.conv(thread, conv, image, sources);
+                self.conv(thread, conv, items, sources);
             }
         }
     }
@@ -183,15 +192,23 @@ impl Pass<'_> {
         convs.next().is_some_and(Conv::is_pointwise) && convs.next().is_none()
     }
 
-    unsafe fn later_stage(&self, thread: usize, bundle: &Bundle, depth: usize, image: usize) {
+    unsafe fn later_stage(
+        &self,
+        thread: usize,
+        bundle: &Bundle,
+        depth: usize,
+        items: &Range<usize>,
+    ) {
         for (_, chain) in bundle.chains.iter().filter(|(_, c)| c.len() > depth) {
             let (before, conv) =
                 (&self.plan.convs[chain[depth - 1]], &self.plan.convs[chain[depth]]);
             if conv.function.is_some() {
                 continue;
             }
-            self.inner_tile(thread, image, before, conv);
-            self.conv(thread, conv, image, None);
+            self.in_teams(conv, items, &|items| {
+                At::each(thread, &items).for_each(|at| self.inner_tile(at, before, conv));
+                self.conv(thread, conv, &items, None);
+            });
         }
     }
 
@@ -210,41 +227,61 @@ impl Pass<'_> {
         }
     }
 
-    /// One convolution of the tile (or of `sources`) into its raw output, with statistics.
-    unsafe fn conv(&self, thread: usize, conv: &Conv, image: usize, sources: Option<&[usize]>) {
+    /// One convolution of the tiles (or of `sources`) into its raw outputs, with statistics.
+    unsafe fn conv(
+        &self,
+        thread: usize,
+        conv: &Conv,
+        items: &Range<usize>,
+        sources: Option<&[usize]>,
+    ) {
+        let Some(w) = conv.winograd else {
+            At::each(thread, items).for_each(|at| self.conv_of(at, conv, sources));
+            return;
+        };
+        let g_in = &self.plan.geometries[conv.geometry_in];
+        let g_out = &self.plan.geometries[conv.geometry_out];
+        let norm = &self.plan.norms[conv.norm];
+        let at = At { thread, slot: 0, image: items.start };
+        let (z, plane) = (self.raw(&conv.raw, at.image), g_out.height * g_out.width * 16);
+        let stats = items.clone().rev().map(|image| self.statistics_of(norm, image));
+        (self.kernels.winograd)(&Winograd {
+            tile: w.forward,
+            images: items.len(),
+            out_image: self.raw_step(&conv.raw),
+            x_image: g_in.tile_blocks * g_in.block,
+            stats_image: 3 * norm.padded,
+            out: z,
+            out_row: g_out.width * 16,
+            out_block: plane,
+            x: self.tile(at, g_in),
+            x_row: g_in.row,
+            x_block: g_in.block,
+            rows: g_out.height,
+            cols: g_out.width,
+            blocks_in: conv.lanes_in.len(),
+            blocks_out: conv.lanes_out.len(),
+            lanes: conv.lanes_in.as_ptr(),
+            w: self.packed(conv.packed),
+            scratch: self.scratch(thread, self.plan.scratch.winograd),
+            stats: stats.last().unwrap_or(std::ptr::null_mut()),
+            ahead: AHEAD,
+            add: false,
+        });
+    }
+
+    unsafe fn conv_of(&self, at: At, conv: &Conv, sources: Option<&[usize]>) {
+        let image = at.image;
         let g_in = &self.plan.geometries[conv.geometry_in];
         let g_out = &self.plan.geometries[conv.geometry_out];
         let stats = self.statistics_of(&self.plan.norms[conv.norm], image);
         let (z, plane) = (self.raw(&conv.raw, image), g_out.height * g_out.width * 16);
-        let tile = self.tile(thread, g_in);
-        if conv.winograd {
-            (self.kernels.winograd)(&Winograd {
-                out: z,
-                out_row: g_out.width * 16,
-                out_block: plane,
-                x: tile,
-                x_row: g_in.row,
-                x_block: g_in.block,
-                rows: g_out.height,
-                cols: g_out.width,
-                blocks_in: conv.lanes_in.len(),
-                blocks_out: conv.lanes_out.len(),
-                lanes: conv.lanes_in.as_ptr(),
-                w: self.packed(conv.packed),
-                scratch: self.scratch(thread, self.plan.scratch.winograd),
-                band: TILES,
-                stats,
-                ahead: AHEAD,
-                add: false,
-            });
-            return;
-        }
         let mix = Mix {
             out: z,
             out_step: 16,
             out_row: g_out.width * 16,
             out_block: plane,
-            x: tile,
+            x: self.tile(at, g_in),
             x_step: 16 * conv.stride,
             x_row: conv.stride * g_in.row,
             x_block: g_in.block,
@@ -266,14 +303,14 @@ impl Pass<'_> {
             return;
         }
         // In bands, so that what is mixed never leaves the first cache level.
-        let u = self.scratch(thread, self.plan.scratch.depthwise);
+        let u = self.scratch(at.thread, self.plan.scratch.depthwise);
         let band = conv.band(g_out);
         for first in (0..g_out.height).step_by(band) {
             let rows = band.min(g_out.height - first);
             let block = rows * g_out.width * 16;
             match sources {
                 Some(sources) => self.source_rows(image, sources, conv.relu, (first, rows), u),
-                None => self.depthwise(thread, conv, first, rows, u),
+                None => self.depthwise(at, conv, first, rows, u),
             }
             self.run_mix(
                 conv.packing,
@@ -295,7 +332,7 @@ impl Pass<'_> {
     /// Depthwise results of some rows of the tile, densely into `out`.
     pub(super) unsafe fn depthwise(
         &self,
-        thread: usize,
+        at: At,
         conv: &Conv,
         first: usize,
         rows: usize,
@@ -304,7 +341,7 @@ impl Pass<'_> {
         let Some(d) = &conv.depthwise else { return };
         let g_in = &self.plan.geometries[conv.geometry_in];
         let cols = self.plan.geometries[conv.geometry_out].width;
-        let tile = self.tile(thread, g_in);
+        let tile = self.tile(at, g_in);
         for b in 0..conv.lanes_in.len() {
             (self.kernels.depthwise)(&Depthwise {
                 out: out.add(b * rows * cols * 16),

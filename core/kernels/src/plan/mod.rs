@@ -22,7 +22,7 @@ use crate::chain;
 use crate::function::TensorFunction;
 use crate::graph::{Graph, Shape, Weight};
 use crate::maps::Map;
-use crate::primitives::{ELEMENTS, Tap};
+use crate::primitives::{Tap, TileSize, weights_step};
 pub(crate) use exec::{Buffers, Inputs, Recorded, Targets, Wanted, same_bits};
 use export::Output;
 use packing::Packing;
@@ -37,9 +37,6 @@ const EPS: f64 = 1e-5;
 /// the second must do, because sums over few pixels have little work for each load and store.
 const BAND: usize = 256;
 const LEAST_BAND: usize = 64;
-/// Tiles that go through Winograd's transform together: at 16 channels they fill the first cache
-/// level.
-const TILES: usize = 16;
 
 /// A graph compiled for a largest number of images: where everything lies, and how much memory a
 /// run needs.
@@ -109,6 +106,8 @@ struct Geometry {
     tile: usize,
     grad_blocks: usize,
     grad: usize,
+    /// Images whose tiles lie side by side.
+    team: usize,
 }
 
 /// A raw output: where it is kept for the gradient, and where it only passes through. The step of
@@ -213,8 +212,8 @@ struct Conv {
     taps: Vec<Tap>,
     /// Of the channel mix; empty after a depthwise part.
     parities: Vec<Parity>,
-    /// The channel mix goes through Winograd's transform: 16 elements instead of 9 taps.
-    winograd: bool,
+    /// The channel mix goes through Winograd's transform: elements instead of 9 taps.
+    winograd: Option<chain::Winograd>,
     inputs: usize,
     outputs: usize,
     runs: Vec<Run>,
@@ -237,9 +236,27 @@ struct Conv {
 }
 
 impl Conv {
-    /// Planes of weights of the channel mix.
-    fn planes(&self) -> usize {
-        if self.winograd { ELEMENTS } else { self.taps.len() }
+    /// Floats of the weights of the channel mix.
+    fn mix_floats(&self) -> usize {
+        self.planes(self.winograd.map(|w| w.forward))
+    }
+
+    /// The same for the gradient of its input, and the gradient of the weights.
+    fn back_floats(&self) -> usize {
+        self.planes(self.winograd.map(|w| w.back))
+    }
+
+    fn planes(&self, winograd: Option<TileSize>) -> usize {
+        let (blocks_in, blocks_out) = (self.lanes_in.len(), self.lanes_out.len());
+        match winograd {
+            Some(tile) => tile.elements() * weights_step(blocks_in, blocks_out),
+            None => self.taps.len() * blocks_in * blocks_out * 256,
+        }
+    }
+
+    /// Images that are worked on together.
+    fn team(&self) -> usize {
+        self.winograd.map_or(1, |w| w.team)
     }
 
     /// Output pixels read the input at the same place and nothing else.

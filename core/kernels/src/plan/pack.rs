@@ -7,7 +7,8 @@
 
 use super::exec::{Pass, Shared};
 use super::{Conv, MixWeights, Run};
-use crate::primitives::{Filters, Gather};
+use crate::chain::Winograd;
+use crate::primitives::{Filters, Gather, TileSize, weights_step};
 
 impl Conv {
     /// Start of the weights of an output channel for a tap, and the step between input channels;
@@ -66,8 +67,8 @@ impl Pass<'_> {
                 }
             }
         }
-        if conv.winograd {
-            self.transform_weights(conv, weights);
+        if let Some(w) = conv.winograd {
+            self.transform_weights(conv, w, weights);
             return;
         }
         for tap in 0..conv.taps.len() {
@@ -139,8 +140,8 @@ impl Pass<'_> {
                 }
             }
         }
-        if conv.winograd {
-            self.gather_transformed(conv, gradient);
+        if let Some(w) = conv.winograd {
+            self.gather_transformed(conv, w.back, gradient);
             return;
         }
         for tap in 0..conv.taps.len() {
@@ -189,7 +190,7 @@ impl Pass<'_> {
     }
 
     /// Both layouts of a convolution's weights under Winograd's transform.
-    unsafe fn transform_weights(&self, conv: &Conv, weights: &[f32]) {
+    unsafe fn transform_weights(&self, conv: &Conv, w: Winograd, weights: &[f32]) {
         let (rows_in, rows_out) = (conv.lanes_in.len() * 16, conv.lanes_out.len() * 16);
         let filters = |out: usize, channel: usize| match conv.row(0, out) {
             Some((row, step)) => weights[row + channel * step..].as_ptr(),
@@ -199,12 +200,13 @@ impl Pass<'_> {
             for run in &conv.runs {
                 for q in 0..run.len {
                     (self.kernels.filters)(&Filters {
+                        tile: w.forward,
                         w: filters(block * 16, run.channel + q),
                         w_step: conv.inputs * 9,
                         count: *lanes as usize,
                         turned: false,
                         out: self.packed(conv.packed + (block * rows_in + run.lane + q) * 16),
-                        out_step: rows_in * rows_out,
+                        out_step: weights_step(conv.lanes_in.len(), conv.lanes_out.len()),
                     });
                 }
             }
@@ -213,26 +215,28 @@ impl Pass<'_> {
             for out in 0..conv.outputs {
                 let at = conv.packed_back + (piece.lane / 16 * rows_out + out) * 16;
                 (self.kernels.filters)(&Filters {
+                    tile: w.back,
                     w: filters(out, piece.channel),
                     w_step: 9,
                     count: piece.len,
                     turned: true,
                     out: self.packed(at),
-                    out_step: rows_in * rows_out,
+                    out_step: weights_step(conv.lanes_in.len(), conv.lanes_out.len()),
                 });
             }
         }
     }
 
-    unsafe fn gather_transformed(&self, conv: &Conv, gradient: Shared<f32>) {
-        let (rows_in, rows_out) = (conv.lanes_in.len() * 16, conv.lanes_out.len() * 16);
+    unsafe fn gather_transformed(&self, conv: &Conv, tile: TileSize, gradient: Shared<f32>) {
+        let rows_in = conv.lanes_in.len() * 16;
         let at = conv.partial + conv.partial_mix;
         for out in 0..conv.outputs {
             let Some((row, step)) = conv.row(0, out) else { continue };
             for piece in conv.pieces() {
                 (self.kernels.gather)(&Gather {
+                    tile,
                     dw: self.partial(0, at + out * rows_in + piece.lane),
-                    dw_step: rows_in * rows_out,
+                    dw_step: weights_step(conv.lanes_in.len(), conv.lanes_out.len()),
                     chunks: self.chunks(conv.packing),
                     chunk_step: self.plan.sizes.partial,
                     out: gradient.at(row + piece.channel * step),

@@ -35,7 +35,9 @@ pub(crate) use packed::{PackedMix, PackedMixWeight};
 pub(crate) use peak::{MOST_SUMS, Peak, Read};
 pub(crate) use pool::{Pool, PoolBack};
 pub(crate) use stream::{Dots, Fill, Lazy, Mask, Rectify, Scaled, Sum};
-pub(crate) use winograd::{ELEMENTS, Filters, Gather, Winograd, WinogradWeight, room};
+pub(crate) use winograd::{
+    Filters, Gather, TileSize, Winograd, WinogradWeight, room, team, weights_step,
+};
 
 /// The kernels of one instruction set.
 pub(crate) struct Kernels {

@@ -2,9 +2,12 @@
 //! planted bugs.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use candle_core::{Device, Tensor};
-use proptest::prelude::*;
-use proptest::test_runner::RngSeed;
+mod planted;
+mod problems;
+mod properties;
+mod random;
+
+use candle_core::Tensor;
 use serde_json::{Value, json};
 use std::process::Command;
 use tetlo_core::kinds::{CheckProblem, Hypergradient, TransferLoss};
@@ -12,10 +15,9 @@ use tetlo_core::multilevel::check::{Arrays, CheckCase};
 use tetlo_core::multilevel::reverse::{
     Adjoints, Contribution, HyperGradient, hypergradient, objective_value,
 };
-use tetlo_core::multilevel::{Combine, Control, ErrorBound, MixedProduct, StageOracle};
-use tetlo_core::optim::{Inner, add_scaled, norm};
+use tetlo_core::multilevel::{Combine, Control};
+use tetlo_core::optim::{Inner, add_scaled};
 use tetlo_core::registry::build;
-use tetlo_core::rng::{Key, Purpose};
 use tetlo_core::{Error, Result};
 use tetlo_engine::check::{CheckReport, Row, compare, run};
 use tetlo_engine::npz;
@@ -24,7 +26,7 @@ use tetlo_plugins as _;
 const SWITCH: &str = "CANDLE_GRAD_DO_NOT_DETACH";
 const TERMS: [&str; 4] = ["main_direct", "main_through_W", "aux_through_W", "aux_direct"];
 
-/// Runs this test again in a process of its own, with candle's switch for second derivatives on or
+/// Runs a test of this folder again in a process of its own, with candle's switch for second derivatives on or
 /// off, and on one thread: such small products lose time to more. True in that process.
 fn in_child(test: &str, second_derivatives: bool) -> bool {
     const CHILD: &str = "TETLO_TEST_CHILD";
@@ -32,7 +34,7 @@ fn in_child(test: &str, second_derivatives: bool) -> bool {
         return true;
     }
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args([format!("{}::{test}", module_path!().split_once("::").unwrap().1).as_str()]);
+    command.arg(format!("hypergradient::{test}"));
     command.args(["--exact", "--nocapture"]).env(CHILD, test).env_remove(SWITCH);
     command.env("RAYON_NUM_THREADS", "1");
     if second_derivatives {
@@ -183,182 +185,10 @@ fn bounds_hold_with_every_switch() {
     }
 }
 
-/// Arrays of random sizes. Units and weights are not so small that the embeddings nearly vanish:
-/// there a cosine bends within the length ε of the difference, whoever computes it.
-fn random_arrays(seed: u64, [inputs, units, of_aux, of_aux3]: [usize; 4], images: usize) -> Arrays {
-    const CLASSES: usize = 3;
-    let mut stream = Key::new(seed, Purpose::Problem).stream();
-    let mut arrays = Arrays::new();
-    let mut put = |name: String, shape: &[usize], std: f64| {
-        let n = shape.iter().product();
-        let values: Vec<f64> = (0..n).map(|_| std * stream.normal()).collect();
-        arrays.insert(name, Tensor::from_vec(values, shape, &Device::Cpu).unwrap());
-    };
-    put("A".into(), &[units, 4], 1.0);
-    let of_main = ["W1", "b1", "W2", "b2"];
-    let of_others = ["V1", "c1", "V2", "c2"];
-    for (model, units, names) in
-        [("main", units, of_main), ("aux", of_aux, of_others), ("aux3", of_aux3, of_others)]
-    {
-        for (group, std) in [("", 0.8), ("momentum/", 0.1)] {
-            put(format!("{group}{model}/{}", names[0]), &[inputs, units], std);
-            put(format!("{group}{model}/{}", names[1]), &[units], std);
-            put(format!("{group}{model}/{}", names[2]), &[units, CLASSES], std);
-            put(format!("{group}{model}/{}", names[3]), &[CLASSES], std);
-        }
-    }
-    for split in ["train", "valid", "transfer"] {
-        put(format!("batch/{split}/x"), &[images, inputs], 1.0);
-    }
-    for split in ["train", "valid", "transfer"] {
-        let labels: Vec<i64> = (0..images).map(|_| stream.below(CLASSES) as i64).collect();
-        let labels = Tensor::from_vec(labels, images, &Device::Cpu).unwrap();
-        arrays.insert(format!("batch/{split}/y"), labels);
-    }
-    arrays
-}
-
-#[test]
-fn bounds_hold_on_random_problems() {
-    if !in_child("bounds_hold_on_random_problems", false) {
-        return;
-    }
-    let config = ProptestConfig {
-        cases: 48,
-        rng_seed: RngSeed::Fixed(3),
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    };
-    proptest!(config, |(
-        seed in any::<u64>(),
-        levels in 2usize..5,
-        sizes in [3usize..6, 4..8, 4..8, 4..8],
-        images in 4usize..9,
-        tau in prop_oneof![Just(0.1), 0.1f64..2.0],
-        lambda in 0.0f64..3.0,
-        gamma in prop_oneof![Just(0.0), Just(1.0)],
-        aux_ce in 0.0f64..2.0,
-        eta in prop_oneof![Just(0.025), Just(0.5)],
-        momentum in 0.0f64..0.9,
-    )| {
-        let options = json!({
-            "levels": levels, "tau": tau, "lambda": lambda, "lambda3": lambda, "gamma": gamma,
-            "aux-ce": aux_ce, "eta-w": eta, "eta-v": eta, "eta-v3": eta, "momentum": momentum,
-            "weight-decay": 3e-4,
-        });
-        let report = run("smooth", &options, Some(random_arrays(seed, sizes, images)), 0).unwrap();
-        prop_assert_eq!(&report.reference, &Vec::<String>::new());
-        let mut lengths = 0.0;
-        for term in names_of(&levels.into()) {
-            let r = row(&report, levels, "central-difference", term);
-            prop_assert_eq!(r.pass, Some(true), "{:?}", r);
-            lengths += length(&values(&report.outputs, &format!("central-difference/term/{term}")));
-        }
-        // On random problems terms can cancel, and without the main term the total is as uncertain
-        // as the others: its claim is for problems of the built-in kind.
-        let total = row(&report, levels, "central-difference", "total");
-        let error = match total.norm_ratio {
-            Some(ratio) => {
-                let total_length = length(&values(&report.outputs, "central-difference/grad/A"));
-                total.rel_error.unwrap() * total_length / ratio
-            }
-            None => 0.0,
-        };
-        let bound = if gamma > 0.0 { 2e-4 } else { 1e-3 };
-        prop_assert!(error <= bound * lengths, "{:?}", total);
-    });
-}
-
-/// A central difference with a bug.
-#[derive(Debug, Clone, Copy)]
-enum Planted {
-    /// `(p - n) / 2. * eps` in place of `(p - n) / (2. * eps)`.
-    EpsilonSquared,
-    /// n − p.
-    Sign,
-    /// The teacher's architecture is taken for a constant.
-    NoDirectTerm,
-    /// The configured estimator is not asked at all.
-    Ignored,
-}
-
-impl Hypergradient for Planted {
-    fn mixed_product(&self, stage: &StageOracle<'_>, v: &Tensor) -> Result<MixedProduct> {
-        if matches!(self, Self::Ignored) {
-            return Ok(stage.no_product());
-        }
-        let eps = 0.01 / norm(v)?;
-        let plus = add_scaled(stage.weights(), eps, v)?;
-        let minus = add_scaled(stage.weights(), -eps, v)?;
-        let difference = stage.context_difference(&plus, &minus)?;
-        match self {
-            Self::EpsilonSquared => difference.scaled(1.0 / 2.0 * eps),
-            Self::Sign => difference.scaled(-1.0 / (2.0 * eps)),
-            Self::NoDirectTerm | Self::Ignored => {
-                let mut product = difference.scaled(1.0 / (2.0 * eps))?;
-                if !product.weights.is_empty() {
-                    product.architecture.fill(None);
-                }
-                Ok(product)
-            }
-        }
-    }
-
-    fn bound(&self) -> Option<ErrorBound> {
-        Some(ErrorBound { total: 2e-4, term: 1e-3 })
-    }
-}
-
 /// The drawn case of the smooth problem.
 fn case(levels: usize, options: &Value) -> CheckCase {
     let problem = build::<dyn CheckProblem>("smooth", options).unwrap();
     problem.case(levels, &problem.arrays(0).unwrap()).unwrap()
-}
-
-#[test]
-fn planted_bugs_are_caught() {
-    if !in_child("planted_bugs_are_caught", false) {
-        return;
-    }
-    let caught = |bug: Planted, options: Value| {
-        let report = compare("smooth", 3, &case(3, &options), &[("planted", &bug)]).unwrap();
-        let missed =
-            TERMS.into_iter().filter(|t| row(&report, 3, "planted", t).pass == Some(false));
-        let missed: Vec<_> = missed.collect();
-        (missed, report)
-    };
-    let implicit = ["main_through_W", "aux_through_W", "aux_direct"];
-
-    let (missed, report) = caught(Planted::EpsilonSquared, json!({}));
-    assert_eq!(missed, implicit);
-    // In the total of a search all looks well: the implicit terms are small.
-    let of = |estimator: &dyn Hypergradient| {
-        let case = case(3, &json!({}));
-        hypergradient(&case.problem(), &case.point, &[estimator; 2], Adjoints::Joint).unwrap()
-    };
-    let right = build::<dyn Hypergradient>("central-difference", &Value::Null).unwrap();
-    let (wrong, right) = (of(&Planted::EpsilonSquared), of(right.as_ref()));
-    close("total", &sum(&wrong, 0, |_| true), &sum(&right, 0, |_| true), 0.03);
-    for term in implicit {
-        assert!(row(&report, 3, "planted", term).rel_error.unwrap() > 0.9);
-    }
-    assert_eq!(report.failures().iter().filter(|f| f.contains("aux_direct")).count(), 1);
-
-    for options in [json!({}), json!({"eta-w": 0.5, "eta-v": 0.5, "gamma": 1.0})] {
-        // Flipped twice, the path through both updates has its sign back.
-        let (missed, report) = caught(Planted::Sign, options.clone());
-        assert_eq!(missed, ["main_through_W", "aux_direct"]);
-        let cosine = row(&report, 3, "planted", "aux_direct").cosine.unwrap();
-        assert!((cosine + 1.0).abs() < 1e-6);
-
-        let (missed, report) = caught(Planted::NoDirectTerm, options.clone());
-        assert_eq!(missed, ["aux_direct"]);
-        assert_eq!(row(&report, 3, "planted", "total").pass, Some(false));
-
-        let (missed, report) = caught(Planted::Ignored, options);
-        assert_eq!(missed, implicit);
-        assert_eq!(row(&report, 3, "planted", "total").ran, "first-order");
-    }
 }
 
 #[test]
