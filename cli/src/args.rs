@@ -300,28 +300,57 @@ pub(crate) enum NetworkCommand {
 #[derive(Debug, Subcommand)]
 pub(crate) enum CheckCommand {
     /// Every estimator at every level against an exact hypergradient.
-    Hypergrad {
-        /// Check problem (default: all).
-        #[arg(long)]
-        problem: Option<String>,
-        /// The problem's arrays (npz).
-        #[arg(long)]
-        input: Option<PathBuf>,
-        /// Gradients and terms (npz).
-        #[arg(long)]
-        output: Option<PathBuf>,
-        /// Options as TOML: `--options 'levels = 3, gamma = 0'`.
-        #[arg(long, default_value = "")]
-        options: String,
-        /// Seed of the arrays where no input is given.
-        #[arg(long, default_value_t = 0)]
-        seed: u64,
-        /// Write the arrays that were used.
-        #[arg(long)]
-        dump: Option<PathBuf>,
-        #[command(flatten)]
-        format: FormatArg,
-    },
+    ///
+    /// Without a config on built-in problems. With one on a method's own stages, losses, optimisers and
+    /// images, with networks of few channels in f64: made smooth, where a missed bound is a failure, and
+    /// as they are, where the distance to the exact derivative is a finding.
+    Hypergrad(Box<HypergradCheckArgs>),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct HypergradCheckArgs {
+    /// Check a method of this config.
+    pub(crate) config: Option<PathBuf>,
+    /// Name of the method (default: the first with stages).
+    #[arg(long, requires = "config")]
+    pub(crate) method: Option<String>,
+    /// Name of the task (default: the first).
+    #[arg(long, requires = "config")]
+    pub(crate) task: Option<String>,
+    /// Images a batch, such as `4,32`.
+    #[arg(long, requires = "config", value_delimiter = ',', num_args = 1.., default_value = "8",
+          value_parser = clap::value_parser!(u64).range(2..=4096))]
+    pub(crate) batch_size: Vec<u64>,
+    /// The option `epsilon` of estimators that have it, such as `0.1,0.01,0.001` (default: their own).
+    #[arg(long, requires = "config", value_delimiter = ',', num_args = 1..)]
+    pub(crate) epsilon: Vec<f64>,
+    /// Only these registered estimators, beside the method's own (default: all).
+    #[arg(long, requires = "config", value_delimiter = ',', num_args = 1..)]
+    pub(crate) estimator: Vec<String>,
+    /// Change a key of the config.
+    #[arg(long, value_name = "KEY=VALUE", requires = "config")]
+    pub(crate) set: Vec<String>,
+    /// Check problem (default: all).
+    #[arg(long, conflicts_with = "config")]
+    pub(crate) problem: Option<String>,
+    /// The problem's arrays (npz).
+    #[arg(long, conflicts_with = "config")]
+    pub(crate) input: Option<PathBuf>,
+    /// Gradients and terms (npz).
+    #[arg(long, conflicts_with = "config")]
+    pub(crate) output: Option<PathBuf>,
+    /// Options as TOML: `--options 'levels = 3, gamma = 0'`.
+    #[arg(long, default_value = "", conflicts_with = "config")]
+    pub(crate) options: String,
+    /// Seed of the arrays where no input is given (default: 0), or of the method (default: the config's
+    /// first).
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+    /// Write the arrays that were used.
+    #[arg(long, conflicts_with = "config")]
+    pub(crate) dump: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) format: FormatArg,
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,8 +1,10 @@
 //! A method, built: its levels, networks and plugins (METHODS.md §1.3).
 
+mod check;
 mod state;
 mod step;
 
+pub(crate) use check::Checked;
 pub use state::SearchState;
 pub use step::{StepOutcome, Training};
 
@@ -105,6 +107,18 @@ impl Method {
         classes: usize,
         seed: u64,
     ) -> Result<Self> {
+        Self::with_auxiliaries_of(usize::MAX, config, space, image, classes, seed)
+    }
+
+    /// The same with auxiliary models of at most so many channels in their first layers.
+    pub(crate) fn with_auxiliaries_of(
+        most_channels: usize,
+        config: &MethodConfig,
+        space: SpaceSpec,
+        image: ImageShape,
+        classes: usize,
+        seed: u64,
+    ) -> Result<Self> {
         let optimizer: Box<dyn MultilevelOptimizer> = config.optimizer.build()?;
         let graph = optimizer.graph()?.validated()?;
         let estimators =
@@ -138,7 +152,9 @@ impl Method {
         let supernet = method.space.supernet(image, classes, Arc::from(relaxation))?;
         let supernet: Arc<dyn Network> =
             Arc::new(if maps { supernet.with_maps()? } else { supernet });
-        let site = AuxiliarySite::new(image, classes, &method.space).with_maps(maps);
+        let site = AuxiliarySite::new(image, classes, &method.space)
+            .with_maps(maps)
+            .with_most_channels(most_channels);
         let mut groups = 0;
         for stage in &method.graph.stages {
             let network = match stage.model {

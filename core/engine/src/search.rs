@@ -36,7 +36,7 @@ const TRANSFER: u32 = 2;
 
 /// The batches a search reads.
 #[derive(Debug)]
-struct Splits<'a> {
+pub(crate) struct Splits<'a> {
     train: Loader<'a>,
     valid: Loader<'a>,
     /// A loader of the transfer's own; `None`: no transfer, or the next validation batch.
@@ -48,12 +48,10 @@ struct Splits<'a> {
 }
 
 impl<'a> Splits<'a> {
-    fn new(method: &Method, data: &'a Data) -> Result<Self> {
+    pub(crate) fn new(method: &Method, data: &'a Data, augmentation: Augmentation) -> Result<Self> {
         let s = &method.settings;
         let split = method.graph.transfer_split;
         let indices = SearchIndices::divide(data.train.len(), s.train_portion, split, method.seed)?;
-        let augmentation =
-            Augmentation { crop_padding: s.crop_padding, flip: s.flip, cutout: s.cutout };
         augmentation.check(data.train.shape)?;
         let loader = |indices: &[usize], role: u32| {
             let key = Key::new(method.seed, Purpose::Shuffle).role(role);
@@ -88,7 +86,7 @@ impl<'a> Splits<'a> {
         Ok(Self { train, valid, transfer, next_of_valid, plain })
     }
 
-    fn epoch(&self, epoch: usize) -> EpochBatches<'_> {
+    pub(crate) fn epoch(&self, epoch: usize) -> EpochBatches<'_> {
         EpochBatches {
             train: self.train.shuffled(epoch),
             valid: self.valid.shuffled(epoch),
@@ -100,7 +98,7 @@ impl<'a> Splits<'a> {
 
 /// The batches of one epoch.
 #[derive(Debug)]
-struct EpochBatches<'a> {
+pub(crate) struct EpochBatches<'a> {
     train: Epoch<'a>,
     valid: Epoch<'a>,
     transfer: Option<Epoch<'a>>,
@@ -108,7 +106,7 @@ struct EpochBatches<'a> {
 }
 
 impl EpochBatches<'_> {
-    fn batches(&self, i: usize) -> Result<Batches> {
+    pub(crate) fn batches(&self, i: usize) -> Result<Batches> {
         let transfer = match &self.transfer {
             Some(own) => Some(own.batch(i)?),
             // The batch after the objective's: never the objective's own.
@@ -119,12 +117,18 @@ impl EpochBatches<'_> {
     }
 }
 
+/// What `[search]` does to training images.
+fn augmentation(method: &Method) -> Augmentation {
+    let s = &method.settings;
+    Augmentation { crop_padding: s.crop_padding, flip: s.flip, cutout: s.cutout }
+}
+
 /// Checks that a search of `method` on `data` can begin.
 ///
 /// # Errors
 /// Images too few for the splits, or an augmentation that does not fit them.
 pub fn check(method: &Method, data: &Data) -> Result<()> {
-    Splits::new(method, data).map(drop)
+    Splits::new(method, data, augmentation(method)).map(drop)
 }
 
 /// Runs a search on the training images of `data`.
@@ -133,7 +137,7 @@ pub fn check(method: &Method, data: &Data) -> Result<()> {
 /// As [`check`] and [`Method::step`].
 pub fn search(method: &Method, data: &Data, observer: &mut dyn Observer) -> Result<SearchResult> {
     let epochs = method.settings.epochs;
-    let splits = Splits::new(method, data)?;
+    let splits = Splits::new(method, data, augmentation(method))?;
     let mut state = method.initial_state()?;
     let steps = splits.train.shuffled(0).len();
     observer.phase("search", steps * epochs);

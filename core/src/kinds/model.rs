@@ -39,12 +39,20 @@ pub struct AuxiliarySite<'a> {
     pub space: &'a SpaceSpec,
     /// Is the network to give its feature maps ([`Output::maps`](crate::network::Output::maps))?
     pub maps: bool,
+    /// The most channels that its first layers may have, for checks in slow arithmetic.
+    pub most_channels: usize,
 }
 
 impl<'a> AuxiliarySite<'a> {
-    /// A site, without feature maps.
+    /// A site, without feature maps, for networks of any width.
     pub fn new(image: ImageShape, classes: usize, space: &'a SpaceSpec) -> Self {
-        Self { image, classes, space, maps: false }
+        Self { image, classes, space, maps: false, most_channels: usize::MAX }
+    }
+
+    /// The same site for narrow networks.
+    #[must_use]
+    pub fn with_most_channels(self, most_channels: usize) -> Self {
+        Self { most_channels, ..self }
     }
 
     /// The same site with feature maps or without.

@@ -361,6 +361,12 @@ pub trait TransferLoss: Debug + Send + Sync {
         true
     }
 
+    /// Is its gradient in the teacher's features the derivative of its values? Not so with hard targets,
+    /// whose values jump: differences of them see what no gradient does.
+    fn teacher_is_smooth(&self) -> bool {
+        true
+    }
+
     /// Is every operation of `loss` differentiable twice, as plain tensor operations are? A loss with
     /// a gradient by hand is not: double backward through it would be silently wrong.
     fn twice_differentiable(&self) -> bool {

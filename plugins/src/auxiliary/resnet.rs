@@ -98,11 +98,12 @@ impl Auxiliary for ResNet {
         let image = site.image;
         let mut builder = NetworkBuilder::new((image.channels, image.height, image.width));
         let input = builder.graph.input();
-        let stem = vec![conv("conv1", self.width, 3, 1), norm("bn1")];
+        let width = self.width.min(site.most_channels);
+        let stem = vec![conv("conv1", width, 3, 1), norm("bn1")];
         let mut state = builder.chain("", stem, &[input])?;
         let mut stages = Vec::with_capacity(self.stages);
         for stage in 0..self.stages {
-            let out = self.width << stage;
+            let out = width << stage;
             for i in 0..self.blocks {
                 let stride = if stage > 0 && i == 0 { 2 } else { 1 };
                 let name = format!("layer{}.{i}", stage + 1);

@@ -50,6 +50,7 @@ impl Auxiliary for AuxiliarySupernet {
     fn network(&self, site: &AuxiliarySite<'_>) -> Result<Arc<dyn Network>> {
         let SupernetOptions { channels, cells, .. } = self.options;
         let mut space = site.space.clone();
+        let channels = channels.min(site.most_channels);
         space.skeleton = space.skeleton.resized(channels, cells);
         let relaxation = self.relaxation.clone();
         let network = space.supernet(site.image, site.classes, relaxation)?;

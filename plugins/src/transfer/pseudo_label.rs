@@ -72,6 +72,10 @@ impl TransferLoss for PseudoLabel {
         self.options.target == Labels::Soft
     }
 
+    fn teacher_is_smooth(&self) -> bool {
+        self.options.target == Labels::Soft
+    }
+
     fn loss(&self, batch: &TransferBatch<'_>) -> Result<Tensor> {
         batch.check(self.needs())?;
         let (main, aux) = batch.logits()?;

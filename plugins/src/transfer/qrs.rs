@@ -173,6 +173,10 @@ impl TransferLoss for Qrs {
         self.target != Target::Hard
     }
 
+    fn teacher_is_smooth(&self) -> bool {
+        self.target == Target::Soft
+    }
+
     fn loss(&self, batch: &TransferBatch<'_>) -> Result<Tensor> {
         batch.check(self.needs())?;
         self.mean_over(batch, &self.draw(batch)?)

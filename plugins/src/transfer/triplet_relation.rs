@@ -100,6 +100,10 @@ impl TransferLoss for TripletRelation {
         self.relations.reaches_main()
     }
 
+    fn teacher_is_smooth(&self) -> bool {
+        self.relations.teacher_is_smooth()
+    }
+
     fn loss(&self, batch: &TransferBatch<'_>) -> Result<Tensor> {
         batch.check(self.needs())?;
         self.relations.mean_over(batch, &self.draw(batch)?)

@@ -2,6 +2,7 @@
 //! planted bugs.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod composition;
 mod planted;
 mod problems;
 mod properties;

@@ -20,9 +20,9 @@ use tetlo_core::optim::{add_scaled, norm};
 use tetlo_core::rng::{Key, Purpose};
 use tetlo_core::{Error, Result};
 
-/// The exact hypergradient of the inner steps, its terms apart.
-pub(super) fn of_updates(case: &CheckCase) -> Result<HyperGradient> {
-    by(case, &Extrapolated)
+/// The exact hypergradient of the inner steps with mixed products by `reference`, its terms apart.
+pub(super) fn of_updates(case: &CheckCase, reference: &dyn Hypergradient) -> Result<HyperGradient> {
+    by(case, reference)
 }
 
 /// The estimator behind [`of_updates`].
@@ -42,7 +42,7 @@ fn by(case: &CheckCase, estimator: &dyn Hypergradient) -> Result<HyperGradient> 
 
 /// Mixed products by Richardson extrapolation of central differences.
 #[derive(Debug)]
-struct Extrapolated;
+pub(super) struct Extrapolated;
 
 impl Hypergradient for Extrapolated {
     fn mixed_product(&self, stage: &StageOracle<'_>, v: &Tensor) -> Result<MixedProduct> {
@@ -71,6 +71,20 @@ impl Hypergradient for Extrapolated {
                 Tensor::from_slice(values, part.shape(), part.device())?.to_dtype(part.dtype())?;
         }
         Ok(product)
+    }
+
+    fn bound(&self) -> Option<ErrorBound> {
+        None
+    }
+}
+
+/// Mixed products by double backward: also of networks with kinks, where differences do not converge.
+#[derive(Debug)]
+pub(super) struct DoubleBackward;
+
+impl Hypergradient for DoubleBackward {
+    fn mixed_product(&self, stage: &StageOracle<'_>, v: &Tensor) -> Result<MixedProduct> {
+        stage.exact_product(v)
     }
 
     fn bound(&self) -> Option<ErrorBound> {

@@ -1,6 +1,8 @@
 //! Running the estimators and writing down what they are worth.
 
-use super::{reference, trust};
+use super::candidate::{Built, Candidate, Held};
+use super::reference::{self, Extrapolated};
+use super::trust;
 use candle_core::{DType, Device, Tensor};
 use serde::Serialize;
 use serde_json::Value;
@@ -23,6 +25,12 @@ pub struct Row {
     pub term: String,
     /// The estimator's registered name.
     pub estimator: String,
+    /// Images a batch, where that is varied.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub batch: Option<usize>,
+    /// The estimator's option `epsilon`, where that is varied.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub epsilon: Option<f64>,
     /// What was seen to run: by the second derivatives that were really evaluated.
     pub ran: String,
     /// Cosine to the exact derivative; null where either is zero.
@@ -66,9 +74,34 @@ pub struct CheckReport {
     pub arrays: Arrays,
     /// Why the reference itself cannot be trusted; empty unless something is broken.
     pub reference: Vec<String>,
+    /// What was left out or done otherwise, and why.
+    pub notes: Vec<String>,
 }
 
 impl CheckReport {
+    /// Adds a note that is not there yet.
+    pub(super) fn note(&mut self, note: String) {
+        if !self.notes.contains(&note) {
+            self.notes.push(note);
+        }
+    }
+
+    /// Adds what was found with batches of a size.
+    pub(super) fn take(&mut self, other: Self, batch: usize) {
+        let rows = other.rows.into_iter().map(|row| Row { batch: Some(batch), ..row });
+        self.rows.extend(rows);
+        let of_batch = |line: String| format!("batches of {batch}: {line}");
+        self.reference.extend(other.reference.into_iter().map(of_batch));
+        for skipped in other.skipped {
+            if !self.skipped.contains(&skipped) {
+                self.skipped.push(skipped);
+            }
+        }
+        for note in other.notes {
+            self.note(note);
+        }
+    }
+
     /// What missed its bound, one line each; nothing: the check has passed.
     pub fn failures(&self) -> Vec<String> {
         let missed = self.rows.iter().filter(|r| r.pass == Some(false)).map(|r| {
@@ -110,14 +143,15 @@ pub fn run(
         }
         None => plugin.arrays(seed)?,
     };
-    let estimators = estimators()?;
-    let estimators: Vec<_> = estimators.iter().map(|(name, e)| (*name, e.as_ref())).collect();
+    let entries = registry::entries::<dyn Hypergradient>();
+    let built: Vec<Built> = entries.into_iter().map(Built::usual).collect::<Result<_>>()?;
 
     let mut report = CheckReport::default();
     let output_level =
         if levels.contains(&OUTPUT_LEVEL) { Some(OUTPUT_LEVEL) } else { levels.last().copied() };
     for level in levels {
         let case = plugin.case(level, &arrays)?;
+        let estimators: Vec<_> = built.iter().map(|b| (b.name, b.estimator.as_ref())).collect();
         let of_level = compare(problem, level, &case, &estimators)?;
         report.rows.extend(of_level.rows);
         report.skipped.extend(of_level.skipped);
@@ -131,20 +165,6 @@ pub fn run(
     }
     report.arrays = arrays;
     Ok(report)
-}
-
-/// An estimator by name.
-type Named = (&'static str, Box<dyn Hypergradient>);
-
-/// Every registered estimator, near its limit.
-fn estimators() -> Result<Vec<Named>> {
-    let entries = registry::entries::<dyn Hypergradient>();
-    let build = |e: &&registry::Entry<dyn Hypergradient>| -> Result<Named> {
-        let build = |options: &Value| (e.build)(options).map_err(|error| error.in_plugin(e.name));
-        let plain = build(&Value::Null)?;
-        Ok((e.name, plain.near_limit().map_or(Ok(plain), |options| build(&options))?))
-    };
-    entries.iter().map(build).collect()
 }
 
 /// A line if the reference of the solutions is not the derivative that the problem knows.
@@ -180,13 +200,28 @@ pub fn compare(
     case: &CheckCase,
     estimators: &[(&str, &dyn Hypergradient)],
 ) -> Result<CheckReport> {
+    let list: Vec<_> = estimators.iter().map(|(name, e)| Candidate::of(case, name, *e)).collect();
+    let held = Held { reference: &Extrapolated, proven: true, claims: true };
+    against(problem, level, case, &list, held)
+}
+
+/// Compares these estimators with what they are `held` against.
+pub(super) fn against(
+    problem: &str,
+    level: usize,
+    case: &CheckCase,
+    estimators: &[Candidate<'_>],
+    held: Held<'_>,
+) -> Result<CheckReport> {
     let before = trust::Said::now(case)?;
-    let updates = reference::of_updates(case)?;
+    let updates = reference::of_updates(case, held.reference)?;
     let mut doubts: Vec<String> =
-        reference::disagreements(case, &updates)?.iter().map(ToString::to_string).collect();
-    doubts.extend(trust::other_steps(case, updates.objective)?);
-    doubts.extend(trust::unsolved(case)?);
-    doubts.extend(trust::wrong_rates(case, &updates)?);
+        trust::other_steps(case, updates.objective)?.into_iter().collect();
+    if held.proven {
+        doubts.extend(reference::disagreements(case, &updates)?.iter().map(ToString::to_string));
+        doubts.extend(trust::unsolved(case)?);
+        doubts.extend(trust::wrong_rates(case, &updates)?);
+    }
     let exact_updates = Terms::of(case, level, &updates)?;
     let exact_solutions = if case.solved {
         Some(Terms::of(case, level, &reference::of_solutions(case)?)?)
@@ -196,24 +231,29 @@ pub fn compare(
     let mut report = CheckReport::default();
     let objective = Tensor::new(updates.objective, &Device::Cpu)?;
     report.outputs.insert("J".into(), objective);
-    for (name, estimator) in estimators {
-        let exact = match (estimator.limit(), &exact_solutions) {
-            (Limit::Updates, _) | (Limit::Neither, None) => &exact_updates,
-            (_, Some(solutions)) => solutions,
+    for candidate in estimators {
+        let name = &candidate.name;
+        let (exact, claims) = match (candidate.limit(), &exact_solutions) {
+            (Limit::Updates, _) | (Limit::Neither, None) => (&exact_updates, held.claims),
+            (_, Some(solutions)) => (solutions, held.claims),
+            // It is not meant to be that derivative.
+            (Limit::Solution, None) if candidate.own => (&exact_updates, false),
             (Limit::Solution, None) => continue,
         };
-        match Estimate::by(case, *estimator) {
+        match Estimate::by(case, candidate, claims) {
             Ok(estimate) => {
                 let terms = Terms::of(case, level, &estimate.apart)?;
-                report.rows.extend(rows(problem, level, name, &estimate, &terms, exact)?);
+                let of = rows(problem, level, name, &estimate, &terms, exact)?;
+                let of = of.into_iter().map(|row| Row { epsilon: candidate.epsilon, ..row });
+                report.rows.extend(of);
                 terms.write(case, name, &mut report.outputs)?;
             }
             Err(Error::Unsupported { plugin, what }) => report.skipped.push(Skipped {
                 level,
-                estimator: (*name).to_owned(),
+                estimator: name.clone(),
                 reason: Error::Unsupported { plugin, what }.to_string(),
             }),
-            Err(error) => return Err(error.in_plugin(*name)),
+            Err(error) => return Err(error.in_plugin(name)),
         }
     }
     doubts.extend(before.changed(&trust::Said::now(case)?));
@@ -286,16 +326,16 @@ struct Estimate {
 }
 
 impl Estimate {
-    fn by(case: &CheckCase, estimator: &dyn Hypergradient) -> Result<Self> {
-        let estimators = vec![estimator; case.graph.stages.len()];
+    fn by(case: &CheckCase, candidate: &Candidate<'_>, claims: bool) -> Result<Self> {
         let of = |adjoints| -> Result<(HyperGradient, f64)> {
             let start = Instant::now();
-            let found = hypergradient(&case.problem(), &case.point, &estimators, adjoints)?;
+            let found = hypergradient(&case.problem(), &case.point, &candidate.stages, adjoints)?;
             Ok((found, start.elapsed().as_secs_f64()))
         };
         let (joint, joint_seconds) = of(Adjoints::Joint)?;
         let (apart, apart_seconds) = of(Adjoints::Apart)?;
-        Ok(Self { joint, joint_seconds, apart, apart_seconds, bound: estimator.bound() })
+        let bound = candidate.bound().filter(|_| claims);
+        Ok(Self { joint, joint_seconds, apart, apart_seconds, bound })
     }
 
     /// What was seen to run.
@@ -323,6 +363,8 @@ fn rows(
         level,
         term: term.to_owned(),
         estimator: estimator.to_owned(),
+        batch: None,
+        epsilon: None,
         ran: ran.clone(),
         cosine: figures.cosine,
         rel_error: figures.rel_error,
