@@ -154,8 +154,8 @@ impl HeatMap<'_> {
             && most < 5
         {
             limits.push(format!(
-                "Seeds: with {} a cell no single difference between two cells can be called an \
-                 effect, whatever its colour; the paired tests below say the same in numbers.",
+                "Seeds: with {} a cell no single difference between two cells is evidence by itself, \
+                 whatever its colour; the paired tests are below.",
                 plural(most, "seed")
             ));
         }

@@ -38,8 +38,8 @@ pub fn html(report: &Report) -> String {
         if several {
             let _ = writeln!(out, "<h2 class=\"task-name\">{}</h2>", task_title(report, task));
         }
-        results(&mut out, report, task);
         out.extend(heat_map(report, task).map(|map| map.html()));
+        results(&mut out, report, task);
         tests(&mut out, report, task);
         curves_section(&mut out, report, task);
         cells(&mut out, report, task);

@@ -182,7 +182,9 @@ impl CheckProblem for Smooth {
             let mut values: Vec<f64> =
                 (0..shape.iter().product()).map(|_| std * stream.normal()).collect();
             if name.starts_with("adam/") {
-                values.iter_mut().for_each(|v| *v = 0.1 * *v * *v + 0.01);
+                for v in &mut values {
+                    *v = 0.1 * *v * *v + 0.01;
+                }
             }
             arrays.insert(name, Tensor::from_vec(values, shape, &Device::Cpu)?);
         }

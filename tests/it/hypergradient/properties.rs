@@ -88,7 +88,9 @@ fn passes_and_sums_of_random_graphs() {
             let mut sum = vec![0.0; total.len()];
             for c in &found.contributions {
                 let part: Vec<f64> = c.gradient.to_vec1().unwrap();
-                sum.iter_mut().zip(part).for_each(|(s, p)| *s += p);
+                for (s, p) in sum.iter_mut().zip(part) {
+                    *s += p;
+                }
             }
             close("terms", &sum, &total, 1e-13);
         }

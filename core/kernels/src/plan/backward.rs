@@ -6,7 +6,7 @@
 )]
 
 use super::convolution_back::{Incoming, Partial};
-use super::exec::{At, Pass, Shared};
+use super::exec::{At, Pass, Shared, in_teams};
 use super::forward::GROUP;
 use super::function::Slot;
 use super::norm::Sums;
@@ -300,7 +300,7 @@ impl Pass<'_> {
                 continue;
             }
             let input = self.scratch(thread, self.plan.scratch.inner);
-            self.in_teams(conv, items, &|team| {
+            in_teams(conv, items, &|team| {
                 if partial.is_some() {
                     At::each(thread, &team).for_each(|at| self.inner_tile(at, before, conv));
                 }

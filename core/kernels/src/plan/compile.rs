@@ -436,17 +436,23 @@ impl Compiler<'_> {
         }
         conv.packed = self.packed(conv.mix_floats());
         conv.packed_back = self.packed(conv.back_floats());
-        let input = &mut self.plan.geometries[geometry_in];
+        self.reserve_tiles(&conv);
+        self.plan.convs.push(conv);
+        self.plan.convs.len() - 1
+    }
+
+    /// Room for the input and the gradient of a convolution in the tiles of its geometries.
+    fn reserve_tiles(&mut self, conv: &Conv) {
+        let (blocks_in, blocks_out) = (conv.lanes_in.len(), conv.lanes_out.len());
+        let input = &mut self.plan.geometries[conv.geometry_in];
         input.tile_blocks = input.tile_blocks.max(blocks_in);
         input.team = input.team.max(conv.team());
         // After a depthwise part the gradient of its result is in the tile, else that of the
         // output.
         let grad_blocks = if conv.depthwise.is_some() { blocks_in } else { blocks_out };
-        let output = &mut self.plan.geometries[geometry_out];
+        let output = &mut self.plan.geometries[conv.geometry_out];
         output.grad_blocks = output.grad_blocks.max(grad_blocks);
         output.team = output.team.max(conv.team());
-        self.plan.convs.push(conv);
-        self.plan.convs.len() - 1
     }
 
     fn function(&mut self, stage: &Stage) -> Option<Function> {

@@ -120,6 +120,13 @@ impl At {
     }
 }
 
+/// Runs `f(items)` for as many of them as a convolution takes together.
+pub(super) fn in_teams(conv: &Conv, items: &Range<usize>, f: &dyn Fn(Range<usize>)) {
+    for first in items.clone().step_by(conv.team()) {
+        f(first..items.end.min(first + conv.team()));
+    }
+}
+
 /// One pass over a plan. Offsets come from the plan, so they lie inside the arenas; a work item
 /// only writes the parts of its own image, chunk or convolution, and the scratch memory of its own
 /// thread.
@@ -305,13 +312,6 @@ impl Pass<'_> {
 
     pub(super) fn chunks(&self, packing: Packing) -> usize {
         CHUNKS.min(packing.items(self.inputs.batch))
-    }
-
-    /// Runs `f(items)` for as many of them as a convolution takes together.
-    pub(super) fn in_teams(&self, conv: &Conv, items: &Range<usize>, f: &dyn Fn(Range<usize>)) {
-        for first in items.clone().step_by(conv.team()) {
-            f(first..items.end.min(first + conv.team()));
-        }
     }
 
     /// Runs `f(thread, item)` for all items of packed images, which are the images if they are not.

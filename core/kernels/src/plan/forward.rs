@@ -5,7 +5,7 @@
     reason = "calls kernels on the places that the plan gave; an image only touches its own part"
 )]
 
-use super::exec::{At, Pass, Shared};
+use super::exec::{At, Pass, Shared, in_teams};
 use super::function::Slot;
 use super::{Bundle, Conv, State};
 use crate::error::Result;
@@ -205,7 +205,7 @@ impl Pass<'_> {
             if conv.function.is_some() {
                 continue;
             }
-            self.in_teams(conv, items, &|items| {
+            in_teams(conv, items, &|items| {
                 At::each(thread, &items).for_each(|at| self.inner_tile(at, before, conv));
                 self.conv(thread, conv, &items, None);
             });
@@ -244,7 +244,11 @@ impl Pass<'_> {
         let norm = &self.plan.norms[conv.norm];
         let at = At { thread, slot: 0, image: items.start };
         let (z, plane) = (self.raw(&conv.raw, at.image), g_out.height * g_out.width * 16);
-        let stats = items.clone().rev().map(|image| self.statistics_of(norm, image));
+        // Clears those of every image.
+        for image in items.start + 1..items.end {
+            self.statistics_of(norm, image);
+        }
+        let stats = self.statistics_of(norm, items.start);
         (self.kernels.winograd)(&Winograd {
             tile: w.forward,
             images: items.len(),
@@ -264,7 +268,7 @@ impl Pass<'_> {
             lanes: conv.lanes_in.as_ptr(),
             w: self.packed(conv.packed),
             scratch: self.scratch(thread, self.plan.scratch.winograd),
-            stats: stats.last().unwrap_or(std::ptr::null_mut()),
+            stats,
             ahead: AHEAD,
             add: false,
         });

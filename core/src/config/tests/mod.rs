@@ -1,6 +1,7 @@
 //! Tests of the whole way from text to configuration.
 
 mod errors;
+mod heat_map;
 mod plugins;
 mod properties;
 mod reference;

@@ -21,7 +21,7 @@ pub(crate) struct Filters {
 
 #[inline(always)]
 pub(crate) unsafe fn filters<V: Simd>(a: &Filters) {
-    with_tile!(a.tile, transform, V; a)
+    with_tile!(a.tile, transform, V; a);
 }
 
 #[inline(always)]
@@ -67,7 +67,7 @@ pub(crate) struct Gather {
 
 #[inline(always)]
 pub(crate) unsafe fn gather<V: Simd>(a: &Gather) {
-    with_tile!(a.tile, back, V; a)
+    with_tile!(a.tile, back, V; a);
 }
 
 #[inline(always)]

@@ -129,6 +129,15 @@ struct Band {
 }
 
 impl Band {
+    /// Tiles of the band that starts at tile `first` of `images` with `each`: of whole images or of
+    /// one, so that sums over an image do not depend on which images are beside it.
+    fn len(first: usize, images: usize, each: usize) -> usize {
+        match BAND / each {
+            0 => BAND.min(each - first % each),
+            whole => (whole * each).min(images * each - first),
+        }
+    }
+
     /// The part from the `at`-th tile of a band on that lies in one image; the band starts at tile
     /// `first` and has `tiles`, and an image `each`.
     fn part(first: usize, at: usize, tiles: usize, each: usize, across: usize) -> Self {
@@ -339,7 +348,7 @@ unsafe fn output<V: Simd, R: Tile, C: Tile>(
 
 #[inline(always)]
 pub(crate) unsafe fn winograd<V: Simd, const P: usize, const Q: usize>(a: &Winograd) {
-    with_tile!(a.tile, bands, V, P, Q; a)
+    with_tile!(a.tile, bands, V, P, Q; a);
 }
 
 #[inline(always)]
@@ -353,7 +362,7 @@ unsafe fn bands<V: Simd, R: Tile, C: Tile, const P: usize, const Q: usize>(a: &W
     let m = if a.blocks_out == 1 { v } else { v.add(a.blocks_in * plane) };
     let mut first = 0;
     while first < all {
-        let tiles = BAND.min(all - first);
+        let tiles = Band::len(first, a.images, each);
         let mut at = 0;
         while at < tiles {
             let band = Band::part(first, at, tiles, each, across);

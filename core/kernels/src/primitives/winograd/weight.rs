@@ -1,7 +1,7 @@
 //! The gradient of transformed weights.
 
 use super::tile::{Four, MOST, Tile, Two};
-use super::{BAND, Band, STEP, TileSize, input, weights_step, with_tile};
+use super::{Band, STEP, TileSize, input, weights_step, with_tile};
 use crate::simd::{Simd, zero};
 
 /// `dw[element][co][ci] (+)= sum over tiles of (A g A') . (B' x B)`: the gradient of the transformed
@@ -152,7 +152,7 @@ unsafe fn element<V: Simd, R: Tile, C: Tile, const M: usize, const N: usize>(
 
 #[inline(always)]
 pub(crate) unsafe fn winograd_weight<V: Simd, const M: usize, const N: usize>(a: &WinogradWeight) {
-    with_tile!(a.tile, bands, V, M, N; a)
+    with_tile!(a.tile, bands, V, M, N; a);
 }
 
 #[inline(always)]
@@ -164,7 +164,7 @@ unsafe fn bands<V: Simd, R: Tile, C: Tile, const M: usize, const N: usize>(a: &W
     let (v, g) = (a.scratch, a.scratch.add(a.blocks_in * plane));
     let mut first = 0;
     while first < all {
-        let tiles = BAND.min(all - first);
+        let tiles = Band::len(first, a.images, each);
         let mut at = 0;
         while at < tiles {
             let band = Band::part(first, at, tiles, each, across);
