@@ -79,14 +79,12 @@ fn tell_skipped(name: &str, report: &CheckReport) {
 /// A method of a config.
 fn of_config(config: &Path, arguments: &HypergradCheckArgs) -> Result<CheckReport> {
     let source = ConfigArgs { config: config.to_owned(), set: arguments.set.clone() };
-    let method = match &arguments.method {
-        Some(name) => Some(name.clone()),
-        None => {
-            let loaded = setup::load(&source)?;
-            let staged = |m: &&MethodConfig| m.optimizer_kind == OptimizerKind::MultilevelOptimizer;
-            loaded.config.methods.iter().find(staged).map(|m| m.name.clone())
-        }
-    };
+    let mut method = arguments.method.clone();
+    if method.is_none() {
+        let loaded = setup::load(&source)?;
+        let staged = |m: &&MethodConfig| m.optimizer_kind == OptimizerKind::MultilevelOptimizer;
+        method = loaded.config.methods.iter().find(staged).map(|m| m.name.clone());
+    }
     let (loaded, trial, _) = setup::pick(&PickArgs {
         config: source,
         task: arguments.task.clone(),

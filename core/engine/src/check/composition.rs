@@ -85,7 +85,7 @@ pub fn composition(
             let kind = if smooth { "smooth" } else { "as it is" };
             let problem = format!("{} ({kind})", config.name);
             let checked = tiny.method()?.into_check(&state, &batches, at, smooth)?;
-            let found = tiny.compare(&problem, &checked, axes, others, (smooth, i == 0))?;
+            let found = compare(&problem, &checked, axes, others, (smooth, i == 0))?;
             report.take(found, size);
         }
     }
@@ -166,53 +166,53 @@ impl<'a> Tiny<'a> {
         }
         Ok(state)
     }
+}
 
-    fn compare(
-        &self,
-        problem: &str,
-        checked: &Checked,
-        axes: &Axes,
-        others: &[(&str, &dyn Hypergradient)],
-        (smooth, smallest): (bool, bool),
-    ) -> Result<CheckReport> {
-        let Checked { case, estimators } = checked;
-        let built = candidates(&axes.estimators, &axes.epsilons, smooth)?;
-        let mut list: Vec<Candidate<'_>> = built.iter().map(|c| c.candidate(case)).collect();
-        list.extend(others.iter().map(|(name, e)| Candidate::of(case, name, *e)));
-        let names = (0..estimators.len()).map(|i| case.graph.estimator(i).plugin.as_str());
-        let mut names: Vec<&str> = names.collect();
-        names.dedup();
-        let epsilon = |i| case.graph.estimator(i).options.get("epsilon").and_then(Value::as_f64);
-        list.push(Candidate {
-            name: format!("own: {}", names.join(", ")),
-            stages: estimators.iter().map(AsRef::as_ref).collect(),
-            claims: (0..estimators.len()).all(|i| epsilon(i).is_none()),
-            own: true,
-            epsilon: epsilon(0),
-        });
-        let level = case.graph.stages.len() + 1;
-        let proven = Held { reference: &Extrapolated, proven: Some(LARGEST), claims: true };
-        if smooth && smallest {
-            return against(problem, level, case, &list, proven);
+/// Compares what is known of one case: the smallest batch against differences.
+fn compare(
+    problem: &str,
+    checked: &Checked,
+    axes: &Axes,
+    others: &[(&str, &dyn Hypergradient)],
+    (smooth, smallest): (bool, bool),
+) -> Result<CheckReport> {
+    let Checked { case, estimators } = checked;
+    let built = candidates(&axes.estimators, &axes.epsilons, smooth)?;
+    let mut list: Vec<Candidate<'_>> = built.iter().map(|c| c.candidate(case)).collect();
+    list.extend(others.iter().map(|(name, e)| Candidate::of(case, name, *e)));
+    let names = (0..estimators.len()).map(|i| case.graph.estimator(i).plugin.as_str());
+    let mut names: Vec<&str> = names.collect();
+    names.dedup();
+    let epsilon = |i| case.graph.estimator(i).options.get("epsilon").and_then(Value::as_f64);
+    list.push(Candidate {
+        name: format!("own: {}", names.join(", ")),
+        stages: estimators.iter().map(AsRef::as_ref).collect(),
+        claims: (0..estimators.len()).all(|i| epsilon(i).is_none()),
+        own: true,
+        epsilon: epsilon(0),
+    });
+    let level = case.graph.stages.len() + 1;
+    let proven = Held { reference: &Extrapolated, proven: Some(LARGEST), claims: true };
+    if smooth && smallest {
+        return against(problem, level, case, &list, proven);
+    }
+    let exact = Held { reference: &DoubleBackward, proven: None, claims: smooth };
+    match against(problem, level, case, &list, exact) {
+        Err(Error::Unsupported { plugin, what }) if smooth => {
+            let differences = Held { reference: &Extrapolated, proven: None, claims: true };
+            let mut found = against(problem, level, case, &list, differences)?;
+            found.note(format!("{problem}: held against differences: {plugin}: no {what}"));
+            Ok(found)
         }
-        let exact = Held { reference: &DoubleBackward, proven: None, claims: smooth };
-        match against(problem, level, case, &list, exact) {
-            Err(Error::Unsupported { plugin, what }) if smooth => {
-                let differences = Held { reference: &Extrapolated, proven: None, claims: true };
-                let mut found = against(problem, level, case, &list, differences)?;
-                found.note(format!("{problem}: held against differences: {plugin}: no {what}"));
-                Ok(found)
-            }
-            Err(Error::Unsupported { plugin, what }) => {
-                let mut none = CheckReport::default();
-                none.note(format!(
-                    "{problem}: left out, since the exact derivative is not known: `{plugin}` does \
-                     not support {what}"
-                ));
-                Ok(none)
-            }
-            found => found,
+        Err(Error::Unsupported { plugin, what }) => {
+            let mut none = CheckReport::default();
+            none.note(format!(
+                "{problem}: left out, since the exact derivative is not known: `{plugin}` does \
+                 not support {what}"
+            ));
+            Ok(none)
         }
+        found => found,
     }
 }
 

@@ -200,9 +200,9 @@ pub fn compare(
     case: &CheckCase,
     estimators: &[(&str, &dyn Hypergradient)],
 ) -> Result<CheckReport> {
-    let list: Vec<_> = estimators.iter().map(|(name, e)| Candidate::of(case, name, *e)).collect();
     /// So long a move of the architecture that softmax(A) is far from linear.
     const LARGEST: f64 = 0.25;
+    let list: Vec<_> = estimators.iter().map(|(name, e)| Candidate::of(case, name, *e)).collect();
     let held = Held { reference: &Extrapolated, proven: Some(LARGEST), claims: true };
     against(problem, level, case, &list, held)
 }

@@ -3,7 +3,7 @@
 use super::{Method, SearchState};
 use candle_core::{DType, Tensor};
 use std::sync::Arc;
-use tetlo_core::kinds::{Hypergradient, Progress};
+use tetlo_core::kinds::{Hypergradient, Progress, TransferLoss};
 use tetlo_core::multilevel::check::CheckCase;
 use tetlo_core::multilevel::{Batch, Batches, Criterion, CrossEntropy, Point, Stage, WarmStarts};
 use tetlo_core::network::Network;
@@ -65,7 +65,7 @@ impl Method {
         smooth: bool,
     ) -> Result<Checked> {
         let stages = self.networks.len();
-        let transfer_is_smooth = self.transfers.iter().all(|loss| loss.teacher_is_smooth());
+        let transfer_is_smooth = self.transfers.iter().all(TransferLoss::teacher_is_smooth);
         let case = CheckCase {
             networks: self.references(smooth)?,
             criteria: (0..stages).map(|_| Arc::new(CrossEntropy) as Arc<dyn Criterion>).collect(),
