@@ -47,8 +47,12 @@ fn of_problems(arguments: &HypergradCheckArgs) -> Result<CheckReport> {
         Some(name) => vec![registry::find::<dyn CheckProblem>(name)?.name],
         None => registry::entries::<dyn CheckProblem>().iter().map(|e| e.name).collect(),
     };
-    if names.len() > 1 && (input.is_some() || output.is_some() || !options.is_empty()) {
-        bail!(Usage("`--input`, `--output` and `--options` belong to one `--problem`".into()));
+    if names.len() > 1
+        && (input.is_some() || output.is_some() || dump.is_some() || !options.is_empty())
+    {
+        bail!(Usage(
+            "`--input`, `--output`, `--dump` and `--options` belong to one `--problem`".into()
+        ));
     }
     let arrays = input.as_deref().map(npz::read).transpose()?;
     let mut all = CheckReport::default();

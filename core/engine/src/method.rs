@@ -229,6 +229,25 @@ impl Method {
         Ok(())
     }
 
+    /// Refuses estimators that need second derivatives of networks that have none.
+    pub(crate) fn check_second_derivatives(&self) -> Result<()> {
+        for (stage, estimator) in self.estimators.iter().enumerate() {
+            if estimator.second_derivatives() && !self.networks[stage].twice_differentiable() {
+                return Err(Error::config_hint(
+                    format!(
+                        "the estimator `{}` of stage `{}` needs exact second derivatives, which the \
+                         compiled networks of a search do not have",
+                        self.graph.estimator(stage).plugin,
+                        self.graph.stages[stage].name
+                    ),
+                    "search with `central-difference`; `tetlo check hypergrad CONFIG` sets it beside \
+                     `exact` on this method's networks, small and in f64",
+                ));
+            }
+        }
+        Ok(())
+    }
+
     fn key(&self, purpose: Purpose) -> Key {
         Key::new(self.seed, purpose)
     }

@@ -128,6 +128,7 @@ fn augmentation(method: &Method) -> Augmentation {
 /// # Errors
 /// Images too few for the splits, or an augmentation that does not fit them.
 pub fn check(method: &Method, data: &Data) -> Result<()> {
+    method.check_second_derivatives()?;
     Splits::new(method, data, augmentation(method)).map(drop)
 }
 

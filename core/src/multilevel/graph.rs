@@ -303,14 +303,16 @@ impl StageGraph {
         terms.any(|t| t.weight() > 0.0 && t.split() == TermSplit::Transfer)
     }
 
-    /// Can the objective's term on this stage reach the main architecture?
+    /// Can the objective's term on this stage reach the main architecture? Through a transfer only if the
+    /// student's estimator looks through its training.
     fn reaches_architecture(&self, stage: usize, losses: &TransferLosses) -> bool {
         self.stages[stage].model.has_main_architecture()
-            || self.transfers().any(|(student, term, from, _)| {
-                student == stage
-                    && losses.get(student, term).is_ok_and(TransferLoss::reaches_main)
-                    && self.reaches_architecture(from, losses)
-            })
+            || (self.estimator(stage).build().is_ok_and(|e| e.unrolls())
+                && self.transfers().any(|(student, term, from, _)| {
+                    student == stage
+                        && losses.get(student, term).is_ok_and(TransferLoss::reaches_main)
+                        && self.reaches_architecture(from, losses)
+                }))
     }
 
     /// Checks the graph against what its transfer losses look at: something must give the
@@ -324,9 +326,10 @@ impl StageGraph {
         let counting = || self.objective.iter().filter(|o| o.weight > 0.0);
         if !counting().any(|o| self.reaches_architecture(o.stage, losses)) {
             return Err(Error::config_hint(
-                "`gamma = 0` with a transfer loss that does not reach the main model: nothing gives \
-                 the architecture a gradient",
-                "set `gamma` above 0, or take soft targets",
+                "nothing gives the architecture a gradient: no term of the objective is on a stage \
+                 with the main architecture (`gamma`), and none reaches it through a transfer",
+                "set `gamma` above 0, or take a transfer loss that reaches the main model (soft \
+                 targets) and an estimator that unrolls",
             ));
         }
         let unlabelled = self.transfer_split == TransferSplit::ValidUnlabelled;
@@ -351,11 +354,12 @@ impl StageGraph {
             if !trained {
                 return Err(Error::config_hint(
                     format!(
-                        "`aux-ce = 0` with a transfer loss that does not reach the logits: nothing \
-                         trains the classifier of stage `{}`, whose validation loss the objective is",
+                        "nothing trains the classifier of stage `{}`, whose validation loss the \
+                         objective is: its cross entropy (`aux-ce`) has no weight, and no transfer loss \
+                         of it reaches the logits",
                         stage.name
                     ),
-                    "set `aux-ce` above 0, or take a transfer loss on logits",
+                    "give its cross entropy a weight, or take a transfer loss on logits",
                 ));
             }
         }

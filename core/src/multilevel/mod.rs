@@ -43,7 +43,8 @@ pub trait MultilevelOptimizer: Debug + Send + Sync {
 }
 declare_kind!(MultilevelOptimizer, "multilevel-optimizer");
 
-/// Largest relative errors an estimator claims on a smooth problem.
+/// Largest relative errors an estimator claims on a smooth problem with one inner step a stage; T steps
+/// make them T times as large.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ErrorBound {
     /// Of the total hypergradient.
@@ -93,6 +94,11 @@ pub trait Hypergradient: Debug + Send + Sync {
     /// What it converges to.
     fn limit(&self) -> Limit {
         Limit::Updates
+    }
+
+    /// Does it need networks with second derivatives? Those that searches run on have none.
+    fn second_derivatives(&self) -> bool {
+        false
     }
 
     /// The error it claims on smooth problems; `None`: no claim.

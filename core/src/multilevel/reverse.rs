@@ -356,7 +356,8 @@ fn train(problem: &Problem<'_>, stage: usize, point: &Point) -> Result<(Training
         } else {
             inner.advanced(&weights, &found.gradient, &memory)?
         };
-        let gradient = inner.is_adaptive().then_some(found.gradient);
+        let adaptive = inner.is_adaptive() || problem.levels[stage].inner.is_adaptive();
+        let gradient = adaptive.then_some(found.gradient);
         steps.push(InnerStep { weights, gradient, memory });
         point.weights[stage] = next;
         memory = after;

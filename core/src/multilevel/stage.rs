@@ -259,7 +259,15 @@ impl<'a> StageOracle<'a> {
             let (direction, mut before) = inner.transpose(weights, gradient, memory, after)?;
             let wants = Wants { own: i > 0, context: true };
             self.evaluate(|e| e.steps += 1);
-            if norm(&direction)? > 0.0 {
+            let length = norm(&direction)?;
+            if !length.is_finite() {
+                return Err(Error::NotFinite {
+                    what: "adjoint of an inner step".into(),
+                    level: self.problem.graph.stages[self.stage].name.clone(),
+                    step: self.problem.draw.step as usize,
+                });
+            }
+            if length > 0.0 {
                 let MixedProduct { own, weights, architecture } =
                     product(&self.at(weights, wants), &direction)?;
                 if let Some(own) = own {
@@ -311,7 +319,7 @@ impl<'a> StageOracle<'a> {
         // A product with the Hessian alone is not one of the mixed products.
         self.shared.evaluated.set(Evaluated { hessian: before.hessian + 1, ..before });
         let own = own.map_or_else(|| v.zeros_like(), Ok)?;
-        let decay = self.problem.unrolled_inner(self.stage).weight_decay();
+        let decay = self.problem.levels[self.stage].inner.weight_decay();
         if decay == 0.0 { Ok(own) } else { add_scaled(&own, decay, v) }
     }
 
@@ -324,7 +332,7 @@ impl<'a> StageOracle<'a> {
         let mut point = self.point.clone();
         point.weights[self.stage] = own.clone();
         let gradient = self.problem.inner_gradient(self.stage, &point)?.gradient;
-        let decay = self.problem.unrolled_inner(self.stage).weight_decay();
+        let decay = self.problem.levels[self.stage].inner.weight_decay();
         if decay == 0.0 { Ok(gradient) } else { add_scaled(&gradient, decay, own) }
     }
 
@@ -334,7 +342,7 @@ impl<'a> StageOracle<'a> {
     /// # Errors
     /// Shapes differ.
     pub fn adapted(&self, v: &Tensor) -> Result<Tensor> {
-        let inner = self.problem.unrolled_inner(self.stage);
+        let inner = self.problem.levels[self.stage].inner;
         let Some(InnerStep { weights, gradient, memory }) = self.training.steps.last() else {
             return Ok(v.clone());
         };

@@ -173,9 +173,12 @@ impl Inner {
                 if let Some(first) = first {
                     of_m = (of_m + first)?;
                 }
-                // Where v̂ = 0 the gradient and m̂ are 0 too, and the term's limit is 0.
-                let safe = root.maximum(f64::MIN_POSITIVE.max(1e-150))?;
-                let mut of_v = ((adjoint.clone() * m_hat)? / (s.sqr()? * safe)?)?;
+                // Where v̂ = 0 the gradient and m̂ are 0 too, and the term's limit is 0. Quotients one
+                // after another: their product would overflow in f32 where √v̂ is tiny.
+                let zero = root.eq(0.0)?.to_dtype(root.dtype())?;
+                let safe = (&root + &zero)?;
+                let mut of_v = (((m_hat / &s)? * (&adjoint / &s)?)? / safe)?;
+                of_v = (of_v * (1.0 - zero)?)?;
                 of_v = (of_v * (-0.5 / c2))?;
                 if let Some(second) = second {
                     of_v = (of_v + second)?;
@@ -244,6 +247,46 @@ impl InnerState {
                 self.steps = state.steps;
                 Ok((add_scaled(weights, -adam.learning_rate, &direction)?, length))
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{DType, Device};
+
+    const ADAM: Inner =
+        Inner::Adam(Adam { learning_rate: 0.1, beta1: 0.9, beta2: 0.999, weight_decay: 0.0 });
+
+    /// The direction that Adam's step, without memory, gives an adjoint of ones.
+    fn direction(gradient: &[f64], dtype: DType) -> Vec<f64> {
+        let tensor = |v: &[f64]| {
+            Tensor::from_slice(v, v.len(), &Device::Cpu).unwrap().to_dtype(dtype).unwrap()
+        };
+        let ones = tensor(&vec![1.0; gradient.len()]);
+        let after = StepAdjoint { weights: ones.clone(), first: None, second: None };
+        let state = InnerState::default();
+        let (v, before) = ADAM.transpose(&ones, &tensor(gradient), &state, after).unwrap();
+        for part in
+            [&before.weights, before.first.as_ref().unwrap(), before.second.as_ref().unwrap()]
+        {
+            let values: Vec<f64> = part.to_dtype(DType::F64).unwrap().to_vec1().unwrap();
+            assert!(values.iter().all(|v| v.is_finite()), "{values:?}");
+        }
+        v.to_dtype(DType::F64).unwrap().to_vec1().unwrap()
+    }
+
+    /// Weights that no image reaches have gradient 0, and products of tiny ones underflow in f32.
+    #[test]
+    fn adam_is_transposed_at_gradients_of_zero() {
+        for dtype in [DType::F32, DType::F64] {
+            let found = direction(&[0.0, 1e-30, 0.5], dtype);
+            assert!(found.iter().all(|v| v.is_finite()), "{dtype:?}: {found:?}");
+            // Without memory the step is g/(|g| + 1e-8): at 0 its derivative is that of the division by
+            // 1e-8 alone; at 0.5 it is 1e-8/(0.5 + 1e-8)².
+            assert!((found[0] / 1e8 - 1.0).abs() < 1e-4, "{dtype:?}: {found:?}");
+            assert!(found[2].abs() < 1e-6, "{dtype:?}: {found:?}");
         }
     }
 }

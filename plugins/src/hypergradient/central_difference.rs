@@ -55,7 +55,7 @@ impl Hypergradient for CentralDifference {
 register_hypergradient!(
     "central-difference",
     CentralDifference,
-    "one-step unroll, mixed derivatives by central differences"
+    "unrolled steps, mixed derivatives by central differences"
 );
 
 #[cfg(test)]

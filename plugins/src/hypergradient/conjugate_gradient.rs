@@ -47,8 +47,10 @@ impl Default for ConjugateGradientOptions {
 /// (Pedregosa 2016; Rajeswaran et al. 2019).
 ///
 /// Suits stages that are trained to convergence and have a Hessian that is positive definite, with the
-/// damping if need be; it ends where it meets a direction without curvature. Cost: 2·(K + 1) passes,
-/// two more for a warm start. Bias: of the residual, the damping, and the distance from the solution.
+/// damping if need be. It ends where it meets a direction without curvature, with what it has; at the
+/// first iteration that is v = a, as `t1-t2` (a truncated Newton method does the same). Such a solution is
+/// not kept for a warm start, and one that is worse than none is not used. Cost: 2·(K + 1) passes, two
+/// more for a warm start. Bias: of the residual, the damping, and the distance from the solution.
 #[derive(Debug)]
 pub struct ConjugateGradient {
     options: ConjugateGradientOptions,
@@ -70,28 +72,38 @@ impl FromOptions for ConjugateGradient {
 }
 
 impl ConjugateGradient {
-    fn solve(&self, stage: &StageOracle<'_>, adjoint: &Tensor) -> Result<Tensor> {
+    /// The solution, and whether it is one to start from next time.
+    fn solve(&self, stage: &StageOracle<'_>, adjoint: &Tensor) -> Result<(Tensor, bool)> {
         let o = &self.options;
         let apply = |v: &Tensor| -> Result<Tensor> {
             let product = stage.hessian(v, |stage, v| self.mixed_product(stage, v))?;
             add_scaled(&product, o.damping, v)
         };
-        let wanted = o.tolerance * norm(adjoint)?;
-        let (mut solution, mut residual) = match stage.warm_start().filter(|_| o.warm_start) {
-            Some(start) => (start.clone(), add_scaled(adjoint, -1.0, &apply(start)?)?),
-            None => (adjoint.zeros_like()?, adjoint.clone()),
-        };
+        let scale = norm(adjoint)?;
+        let wanted = o.tolerance * scale;
+        let (mut solution, mut residual) = (adjoint.zeros_like()?, adjoint.clone());
+        let mut started = false;
+        if let Some(start) = stage.warm_start().filter(|_| o.warm_start) {
+            let left = add_scaled(adjoint, -1.0, &apply(start)?)?;
+            if norm(&left)? < scale {
+                (solution, residual, started) = (start.clone(), left, true);
+            }
+        }
         let mut direction = residual.clone();
         let mut length = norm(&residual)?;
-        for _ in 0..o.iterations {
+        for iteration in 0..o.iterations {
             if length <= wanted {
                 break;
             }
             let curved = apply(&direction)?;
             let curvature = (&direction * &curved)?.sum_all()?;
             let curvature = curvature.to_dtype(candle_core::DType::F64)?.to_scalar::<f64>()?;
-            if curvature <= 0.0 || !curvature.is_finite() {
-                break;
+            if curvature <= 0.0 {
+                let nothing = iteration == 0 && !started;
+                return Ok((if nothing { adjoint.clone() } else { solution }, false));
+            }
+            if !curvature.is_finite() {
+                return Err(Error::Invalid("a Hessian product is not finite".into()));
             }
             let size = length * length / curvature;
             solution = add_scaled(&solution, size, &direction)?;
@@ -100,7 +112,7 @@ impl ConjugateGradient {
             direction = add_scaled(&residual, (next / length).powi(2), &direction)?;
             length = next;
         }
-        Ok(solution)
+        Ok((solution, true))
     }
 }
 
@@ -110,9 +122,9 @@ impl Hypergradient for ConjugateGradient {
     }
 
     fn pull_back(&self, stage: &StageOracle<'_>, adjoint: &Tensor) -> Result<MixedProduct> {
-        let solution = self.solve(stage, adjoint)?;
+        let (solution, keeps) = self.solve(stage, adjoint)?;
         let pulled = stage.through_solution(&solution, |stage, v| self.mixed_product(stage, v))?;
-        if self.options.warm_start {
+        if self.options.warm_start && keeps {
             stage.keep(solution);
         }
         Ok(pulled)
@@ -120,6 +132,10 @@ impl Hypergradient for ConjugateGradient {
 
     fn limit(&self) -> Limit {
         Limit::Solution
+    }
+
+    fn second_derivatives(&self) -> bool {
+        self.product.by == Products::Exact
     }
 
     fn bound(&self) -> Option<ErrorBound> {

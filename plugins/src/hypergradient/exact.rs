@@ -6,7 +6,7 @@ use tetlo_core::multilevel::{ErrorBound, MixedProduct, StageOracle};
 use tetlo_core::registry::{FromOptions, NoOptions};
 use tetlo_core::{Result, register_hypergradient};
 
-/// ∇_c ⟨∇_θ L, v⟩ by differentiating the gradient: the exact one-step hypergradient.
+/// ∇_c ⟨∇_θ L, v⟩ by differentiating the gradient: the exact hypergradient of the steps.
 ///
 /// Only in a process started with `CANDLE_GRAD_DO_NOT_DETACH=1`, and only through networks that have
 /// second derivatives; elsewhere it refuses. Cost: a forward pass and two backward passes an inner
@@ -27,9 +27,17 @@ impl Hypergradient for Exact {
         stage.exact_product(v)
     }
 
+    fn second_derivatives(&self) -> bool {
+        true
+    }
+
     fn bound(&self) -> Option<ErrorBound> {
         Some(ErrorBound { total: 1e-9, term: 1e-9 })
     }
 }
 
-register_hypergradient!("exact", Exact, "one-step unroll, exact (f64, smooth networks)");
+register_hypergradient!(
+    "exact",
+    Exact,
+    "unrolled steps, exact second derivatives (networks that have them)"
+);

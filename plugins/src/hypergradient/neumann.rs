@@ -67,8 +67,11 @@ impl Hypergradient for Neumann {
             let product = stage.hessian(&power, |stage, v| self.mixed_product(stage, v))?;
             power = add_scaled(&power, -size, &product)?;
             sum = add_scaled(&sum, 1.0, &power)?;
-        }
-        if norm(&power)? > 1e3 * start {
+            let length = norm(&power)?;
+            if length <= 1e3 * start {
+                continue;
+            }
+            // Longer, or not a number.
             return Err(Error::config_hint(
                 format!("the Neumann series diverges at `step-size = {size}`"),
                 "take a smaller `step-size`: it must be below 2 over the largest eigenvalue of the \
@@ -80,6 +83,10 @@ impl Hypergradient for Neumann {
 
     fn limit(&self) -> Limit {
         Limit::Solution
+    }
+
+    fn second_derivatives(&self) -> bool {
+        self.product.by == Products::Exact
     }
 
     fn bound(&self) -> Option<ErrorBound> {

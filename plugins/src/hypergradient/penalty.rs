@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tetlo_core::kinds::Hypergradient;
 use tetlo_core::multilevel::{ErrorBound, Limit, MixedProduct, StageOracle};
-use tetlo_core::optim::add_scaled;
+use tetlo_core::optim::{add_scaled, norm};
 use tetlo_core::registry::FromOptions;
 use tetlo_core::{Error, Result, register_hypergradient};
 
@@ -73,6 +73,16 @@ impl Hypergradient for Penalty {
             y = add_scaled(&y, -size, &stage.gradient(&y)?)?;
             let penalised = add_scaled(&stage.gradient(&z)?, 1.0 / self.sigma, adjoint)?;
             z = add_scaled(&z, -size, &penalised)?;
+        }
+        // Σ_{k<K} α·(I − α·H)ᵏ·a is at most α·K·‖a‖ long where the steps contract.
+        let moved = self.sigma * norm(&add_scaled(&z, -1.0, &y)?)?;
+        let most = 1e3 * size * self.steps as f64 * norm(adjoint)?;
+        if moved > most || !moved.is_finite() {
+            return Err(Error::config_hint(
+                format!("the minimisations of `penalty` diverge at `step-size = {size}`"),
+                "take a smaller `step-size`: it must be below 2 over the largest eigenvalue of the \
+                 inner loss's Hessian",
+            ));
         }
         stage.context_difference(&z, &y)?.scaled(self.sigma)
     }

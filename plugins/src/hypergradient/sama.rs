@@ -58,6 +58,10 @@ impl Hypergradient for Sama {
         Limit::Solution
     }
 
+    fn second_derivatives(&self) -> bool {
+        self.product.by == Products::Exact
+    }
+
     fn bound(&self) -> Option<ErrorBound> {
         None
     }

@@ -56,6 +56,10 @@ impl Hypergradient for T1T2 {
         Limit::Solution
     }
 
+    fn second_derivatives(&self) -> bool {
+        self.product.by == Products::Exact
+    }
+
     fn bound(&self) -> Option<ErrorBound> {
         None
     }

@@ -8,13 +8,24 @@
 
 use candle_core::{Device, Tensor};
 use serde_json::{Value, json};
+use tetlo_core::Result;
 use tetlo_core::kinds::{CheckProblem, Hypergradient};
 use tetlo_core::multilevel::check::Arrays;
-use tetlo_core::multilevel::reverse::{Adjoints, Via, hypergradient};
+use tetlo_core::multilevel::reverse::{Adjoints, Source, Via, hypergradient};
 use tetlo_core::registry::build;
 
 /// The part through the weights by this estimator.
 fn through(problem: &Value, estimator: &str, options: &Value) -> Vec<f64> {
+    attempt(problem, estimator, options, None).unwrap().0
+}
+
+/// The same from a start, and whether a solution was kept for the next.
+fn attempt(
+    problem: &Value,
+    estimator: &str,
+    options: &Value,
+    start: Option<Tensor>,
+) -> Result<(Vec<f64>, bool)> {
     let matrix = |v: [f64; 4]| Tensor::from_slice(&v, (2, 2), &Device::Cpu).unwrap();
     let vector = |v: [f64; 2]| Tensor::from_slice(&v, 2, &Device::Cpu).unwrap();
     let unit = matrix([1.0, 0.0, 0.0, 1.0]);
@@ -32,12 +43,13 @@ fn through(problem: &Value, estimator: &str, options: &Value) -> Vec<f64> {
     .into();
     let mut all = json!({"levels": 2, "weight-decay": 0.5, "learning-rate": 0.2, "momentum": 0.0});
     all.as_object_mut().unwrap().extend(problem.as_object().unwrap().clone());
-    let case = build::<dyn CheckProblem>("quadratic", &all).unwrap().case(2, &arrays).unwrap();
+    let mut case = build::<dyn CheckProblem>("quadratic", &all).unwrap().case(2, &arrays).unwrap();
+    case.warm.extend(start.map(|start| ((0, Source::Joint), start)));
     let estimator = build::<dyn Hypergradient>(estimator, options).unwrap();
     let all = [estimator.as_ref()];
-    let found = hypergradient(&case.problem(), &case.point, &all, Adjoints::Joint).unwrap();
+    let found = hypergradient(&case.problem(), &case.point, &all, Adjoints::Joint)?;
     let part = found.contributions.iter().find(|c| c.via == Via::Update(0)).unwrap();
-    part.gradient.to_vec1().unwrap()
+    Ok((part.gradient.to_vec1().unwrap(), !found.warm.is_empty()))
 }
 
 #[track_caller]
@@ -111,4 +123,37 @@ fn adam_scales_by_its_second_moment() {
     near(&through(&json!({}), "sama", &json!({})), [0.7, 0.3]);
     // The others take the learning rate as a step size, not the moments.
     near(&through(&problem(), "t1-t2", &json!({})), [3.5, 1.5]);
+}
+
+/// What diverges says so, also where it overflows.
+#[test]
+fn divergence_is_an_error() {
+    let problem = json!({"learning-rate": 0.2});
+    for (estimator, options) in [
+        ("neumann", json!({"terms": 60, "step-size": 2.0})),
+        ("neumann", json!({"terms": 3000, "step-size": 50.0})),
+        ("penalty", json!({"steps": 60, "step-size": 2.0})),
+        ("penalty", json!({"steps": 400, "step-size": 1e4})),
+    ] {
+        let error = attempt(&problem, estimator, &options, None).unwrap_err();
+        assert!(error.to_string().contains("step-size"), "{estimator} {options}: {error}");
+        assert!(error.hint().is_some_and(|hint| hint.contains("eigenvalue")), "{estimator}");
+    }
+}
+
+/// A start that is worse than none is left alone; a good one ends at once.
+#[test]
+fn conjugate_gradients_start_from_the_last_solution_if_it_helps() {
+    let options = json!({"iterations": 1});
+    let start = |v: [f64; 2]| Some(Tensor::from_slice(&v, 2, &Device::Cpu).unwrap());
+    let cold = attempt(&json!({}), "conjugate-gradient", &options, None).unwrap();
+    let bad = attempt(&json!({}), "conjugate-gradient", &options, start([1e3, -1e3])).unwrap();
+    assert_eq!(cold.0, bad.0);
+    // H⁻¹·a = (0, 2).
+    let good = attempt(&json!({}), "conjugate-gradient", &options, start([0.0, 2.0])).unwrap();
+    near(&good.0, [1.0, 1.0]);
+    assert!(good.1, "a solution is kept");
+    let never = json!({"iterations": 1, "warm-start": false});
+    let unused = attempt(&json!({}), "conjugate-gradient", &never, start([0.0, 2.0])).unwrap();
+    assert_eq!((unused.0, unused.1), (cold.0, false));
 }

@@ -256,7 +256,22 @@ impl MultilevelOptimizer for Stages {
                 ));
             }
         }
-        if g.stages.len() > 1 && g.combine == Combine::Sum {
+        let on = |main: bool| g.objective.iter().any(|o| o.weight > 0.0 && (o.stage == 0) == main);
+        if g.rho == 0.0 || (g.combine == Combine::NormMatched && g.match_max == 0.0 && on(true)) {
+            remarks.push(
+                "`rho = 0` or `match-max = 0`: the part of later stages does not reach the \
+                 architecture"
+                    .into(),
+            );
+        }
+        if !g.uses_transfer() && g.control != Control::None {
+            remarks.push("`control` has no effect: no stage has a transfer".into());
+        }
+        if !g.uses_transfer_batch() && g.transfer_split != TransferSplit::Train {
+            remarks
+                .push("`transfer-split` has no effect: no term has `split = \"transfer\"`".into());
+        }
+        if on(true) && on(false) && g.combine == Combine::Sum {
             remarks.push(
                 "`combine = \"sum\"`: what comes through later stages carries their learning rates \
                  and is usually a small part of the hypergradient"

@@ -222,6 +222,7 @@ pub(super) fn disagreements(
     /// Random directions beside the term's own.
     const RANDOM: usize = 2;
     let problem = case.problem();
+    let whole = exact.sum(0, |_| true)?.map_or(Ok(0.0), |total| norm(&total))?;
     let mut found = vec![];
     let places = std::iter::once(Via::Objective)
         .chain((0..case.graph.stages.len()).map(Via::Update))
@@ -253,7 +254,9 @@ pub(super) fn disagreements(
                 // Rounding in J, plus what the extrapolation says of itself, but never more than a
                 // tenth of the smallest bound that an estimator of the mixed product claims a term.
                 let rounding = 1e-12 * (1.0 + exact.objective.abs());
-                let allowed = rounding + 1e-6 * length + (10.0 * moved.error).min(1e-4 * length);
+                // A term that is tiny beside the whole drowns in the rounding of J.
+                let noise = (10.0 * moved.error).min((1e-4 * length).max(1e-8 * whole));
+                let allowed = rounding + 1e-6 * length + noise;
                 let differences = moved.value;
                 if (reverse - differences).abs() > allowed || !differences.is_finite() {
                     found.push(Disagreement { source, via, reverse, differences });

@@ -337,7 +337,10 @@ impl Estimate {
         };
         let (joint, joint_seconds) = of(Adjoints::Joint)?;
         let (apart, apart_seconds) = of(Adjoints::Apart)?;
+        // Every inner step's product has its own error.
+        let steps = case.graph.stages.iter().map(|s| s.unroll_steps).max().unwrap_or(1) as f64;
         let bound = candidate.bound().filter(|_| claims);
+        let bound = bound.map(|b| ErrorBound { total: b.total * steps, term: b.term * steps });
         Ok(Self { joint, joint_seconds, apart, apart_seconds, bound })
     }
 
