@@ -451,7 +451,7 @@ pub(super) mod tests {
     #[test]
     fn a_wrong_term_contradicts_the_objective() -> Result<()> {
         let case = case()?;
-        let right = of_updates(&case)?;
+        let right = of_updates(&case, &Extrapolated)?;
         assert_eq!(right.contributions.len(), 2);
         assert_eq!(disagreements(&case, &right, 0.25)?, vec![]);
         for (i, part) in right.contributions.iter().enumerate() {

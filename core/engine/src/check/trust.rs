@@ -168,8 +168,8 @@ pub(super) fn wrong_rates(case: &CheckCase, usual: &HyperGradient) -> Result<Vec
 
 #[cfg(test)]
 mod tests {
-    use super::super::reference::of_updates;
     use super::super::reference::tests::{case, two_stages};
+    use super::super::reference::{Extrapolated, of_updates};
     use super::*;
     use candle_core::Device;
     use tetlo_core::optim::{InnerState, Sgd};
@@ -177,11 +177,11 @@ mod tests {
     #[test]
     fn a_forgotten_buffer_shows_in_the_objective() -> Result<()> {
         let mut case = case()?;
-        let forgotten = of_updates(&case)?.objective;
+        let forgotten = of_updates(&case, &Extrapolated)?.objective;
         let buffer = Tensor::new(&[0.3, -0.2], &Device::Cpu)?;
         case.memory[0] = InnerState::with_momentum(Some(buffer));
         case.inner[0] = Inner::Sgd(Sgd { learning_rate: 0.3, momentum: 0.9, weight_decay: 0.0 });
-        assert_eq!(other_steps(&case, of_updates(&case)?.objective)?, None);
+        assert_eq!(other_steps(&case, of_updates(&case, &Extrapolated)?.objective)?, None);
         assert!(other_steps(&case, forgotten)?.is_some());
         // `unroll = "plain"` is not what runs, and says so.
         case.graph.unroll_as_run = false;
@@ -217,7 +217,7 @@ mod tests {
     #[test]
     fn a_rate_left_out_twice_is_named() -> Result<()> {
         let case = two_stages()?;
-        let usual = of_updates(&case)?;
+        let usual = of_updates(&case, &Extrapolated)?;
         assert_eq!(wrong_rates(&case, &usual)?, Vec::<String>::new());
         for (term, factor) in [("aux_direct", 0.2), ("aux_through_W", 0.3), ("main_direct", 0.3)] {
             let mut wrong = usual.clone();
