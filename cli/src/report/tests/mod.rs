@@ -57,12 +57,10 @@ impl Example {
         );
         for (method, (row, column)) in self.methods.iter().zip(&self.places) {
             let quoted = |text: &str| toml::Value::String(text.into()).to_string();
-            config += &format!(
-                "[[method]]\nname = {}\nheat-map = {{ row = {}, column = {} }}\n",
-                quoted(method),
-                quoted(row),
-                quoted(column)
-            );
+            let [method, row, column] = [method, row, column].map(|text| quoted(text));
+            let place = [" }\n", &column, ", column = ", &row, "\nheat-map = { row = ", &method];
+            config.push_str("[[method]]\nname = ");
+            config.extend(place.into_iter().rev());
         }
         write(&dir.join("compare.toml"), config);
         let mut plan = String::new();
