@@ -336,7 +336,7 @@ fn unseen(what: &str) -> Error {
 pub trait TransferLoss: Debug + Send + Sync {
     /// What the loss looks at.
     fn needs(&self) -> Needs {
-        Needs::embeddings(2) // relations of images need two
+        Needs::embeddings(1)
     }
 
     /// Parameters of the loss itself, such as a projector between features of two widths, for models
