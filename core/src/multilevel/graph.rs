@@ -327,7 +327,7 @@ impl StageGraph {
         if !counting().any(|o| self.reaches_architecture(o.stage, losses)) {
             return Err(Error::config_hint(
                 "nothing gives the architecture a gradient: no term of the objective is on a stage \
-                 with the main architecture (`gamma`), and none reaches it through a transfer",
+                 with the main architecture (as with `gamma = 0`), and none reaches it through a transfer",
                 "set `gamma` above 0, or take a transfer loss that reaches the main model (soft \
                  targets) and an estimator that unrolls",
             ));
@@ -355,7 +355,7 @@ impl StageGraph {
                 return Err(Error::config_hint(
                     format!(
                         "nothing trains the classifier of stage `{}`, whose validation loss the \
-                         objective is: its cross entropy (`aux-ce`) has no weight, and no transfer loss \
+                         objective is: its cross entropy has no weight (as with `aux-ce = 0`), and no transfer loss \
                          of it reaches the logits",
                         stage.name
                     ),

@@ -293,7 +293,7 @@ mod tests {
             graph.check_transfer(&TransferLosses::build(graph, loss)?)
         };
         let error = check(&without, "qrs", json!({})).unwrap_err();
-        assert!(error.to_string().contains("(`aux-ce`) has no weight"), "{error}");
+        assert!(error.to_string().contains("has no weight (as with `aux-ce = 0`)"), "{error}");
         check(&without, "kd", json!({}))?;
         check(&tetlo(&Value::Null)?.graph()?, "qrs", json!({}))?;
         let no_gamma = tetlo(&json!({"gamma": 0.0}))?.graph()?;
