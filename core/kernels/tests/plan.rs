@@ -111,6 +111,38 @@ proptest! {
     }
 }
 
+/// Convolutions out of one state, some by Winograd's transform for several images together, some not:
+/// on small maps and with a last group that is not full.
+#[test]
+fn teams_beside_single_images() {
+    for (h, w) in [(5, 4), (8, 8), (6, 9)] {
+        for batch in [1, 5, 6] {
+            let mut r = Random::new((h * 10 + batch) as u64);
+            let mut p = Places { affine: true, ..Places::default() };
+            let mut b = GraphBuilder::new(20, h, w);
+            let images = b.input();
+            let below = vec![p.pointwise(20, 20, 1)];
+            let below = Term { input: vec![images], chain: below, weight: Weight::One };
+            let below = b.state(vec![below]).unwrap();
+            let chains = [
+                vec![p.dense(20, 16, 3, 2), p.norm(16)],
+                vec![p.dense(20, 20, 3, 1), tetlo_kernels::Primitive::Relu, p.dense(20, 16, 3, 2)],
+                vec![p.depthwise(20, 3, 2, 1), p.pointwise(20, 16, 1)],
+            ];
+            let terms = chains.into_iter().enumerate().map(|(op, chain)| Term {
+                input: vec![below],
+                chain,
+                weight: Weight::Shared(op),
+            });
+            let state = b.state(terms.collect()).unwrap();
+            b.export(Export::Map { states: vec![state], relu: false });
+            let graph = b.finish().unwrap();
+            let data = Data::random(&graph, &mut r, batch);
+            check(&graph, &data, &format!("{h}x{w}, batch {batch}"));
+        }
+    }
+}
+
 /// One filter bank in two places: its gradient is the sum.
 #[test]
 fn shared_weights() {

@@ -128,7 +128,7 @@ impl Pass<'_> {
         let taps = d.kernel * d.kernel;
         let At { thread, image, .. } = at;
         let u = self.scratch(thread, self.plan.scratch.depthwise);
-        let du = self.gradient_tile(at, g_out);
+        let du = self.gradient_tile(at.alone(), g_out);
         // In bands, so that both sides of the channel mix are in the first cache level.
         let band = conv.band(g_out);
         for first in (0..g_out.height).step_by(band) {
@@ -310,7 +310,7 @@ impl Pass<'_> {
             }
             return;
         }
-        let dz = self.gradient_tile(at, g_out);
+        let dz = self.gradient_tile(at.alone(), g_out);
         let dz_place = (dz, g_out.row, g_out.block);
         self.lazy(conv, at.image, incoming, (0, g_out.height), dz_place);
         let (blocks_in, blocks_out) = (conv.lanes_in.len(), conv.lanes_out.len());

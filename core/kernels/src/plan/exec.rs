@@ -118,6 +118,11 @@ impl At {
     pub(super) fn each(thread: usize, images: &Range<usize>) -> impl Iterator<Item = Self> + use<> {
         images.clone().enumerate().map(move |(slot, image)| Self { thread, slot, image })
     }
+
+    /// With what only one image needs at a time: geometries that no team works on have room for one.
+    pub(super) fn alone(self) -> Self {
+        Self { slot: 0, ..self }
+    }
 }
 
 /// Runs `f(items)` for as many of them as a convolution takes together.
