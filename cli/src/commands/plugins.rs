@@ -215,8 +215,13 @@ pub(crate) fn array<'a>(arrays: &'a npz::Arrays, file: &Path, name: &str) -> Res
 
 /// Labels as the library takes them.
 pub(crate) fn labels(tensor: &Tensor, name: &str) -> Result<Vec<u32>> {
-    let list = tensor.flatten_all()?.to_dtype(DType::I64)?.to_vec1::<i64>()?;
-    list.iter()
-        .map(|l| u32::try_from(*l).map_err(|_| Usage(format!("`{name}` has the label {l}")).into()))
-        .collect()
+    let list = tensor.flatten_all()?.to_dtype(DType::F64)?.to_vec1::<f64>()?;
+    let label = |l: &f64| {
+        if l.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(l) {
+            Ok(*l as u32)
+        } else {
+            Err(Usage(format!("`{name}` has the label {l}")).into())
+        }
+    };
+    list.iter().map(label).collect()
 }

@@ -192,13 +192,23 @@ fn results(out: &mut String, report: &Report, task: &str) {
 }
 
 /// One row a pair, both tests in it.
+/// More pairs than these, and cells of more methods, are folded.
+const MOST_PAIRS_OPEN: usize = 30;
+const MOST_METHODS_OPEN: usize = 8;
+
 fn tests(out: &mut String, report: &Report, task: &str) {
     let all = || report.summary.tests.iter().filter(|t| t.task == task);
     if all().next().is_none() {
         return;
     }
+    let all_pairs = all().filter(|t| t.test == "wilcoxon").count();
+    let folded = all_pairs > MOST_PAIRS_OPEN;
+    out.push_str("<h2>Paired tests</h2>\n");
+    if folded {
+        let _ = writeln!(out, "<details><summary>{all_pairs} pairs</summary>");
+    }
     out.push_str(
-        "<h2>Paired tests</h2>\n<div class=\"scroll\" tabindex=\"0\"><table class=\"tests\">\n<thead>\
+        "<div class=\"scroll\" tabindex=\"0\"><table class=\"tests\">\n<thead>\
          <tr><th colspan=\"3\"></th><th colspan=\"4\" scope=\"colgroup\" class=\"group\">Wilcoxon signed-rank</th>\
          <th colspan=\"4\" scope=\"colgroup\" class=\"group\">Paired t</th></tr>\n\
          <tr><th scope=\"col\">Pair</th><th scope=\"col\" class=\"num\">Mean difference</th>\
@@ -242,12 +252,15 @@ fn tests(out: &mut String, report: &Report, task: &str) {
         }
         out.push_str("</tr>\n");
     }
-    out.push_str("</tbody></table></div>\n<ul class=\"small\">\n");
+    out.push_str("</tbody></table></div>\n");
+    if folded {
+        out.push_str("</details>\n");
+    }
+    out.push_str("<ul class=\"small\">\n");
     out.push_str(
         "<li>All p two-sided; Holm over the pairs of the task, each test for itself. A positive \
          difference or effect means that the first method has the larger value.</li>\n",
     );
-    let all_pairs = all().filter(|t| t.test == "wilcoxon").count();
     for (test, note, pairs) in remarks {
         let name = if test == "wilcoxon" { "Wilcoxon" } else { "Paired t" };
         let place = match pairs.len() {
@@ -292,7 +305,9 @@ fn cells(out: &mut String, report: &Report, task: &str) {
          the two cells before, operations in boxes, nodes that add them up, and dashed the \
          concatenation that leaves the cell.</p>\n",
     );
-    for (i, method) in report.summary.of_task(task).iter().enumerate() {
+    let methods = report.summary.of_task(task);
+    let open = if methods.len() > MOST_METHODS_OPEN { "" } else { " open" };
+    for (i, method) in methods.iter().enumerate() {
         let drawn: Vec<&TrialRecord> = report
             .trials_of(task)
             .filter(|t| t.trial.name.method == method.method && t.genotype.is_some())
@@ -302,7 +317,7 @@ fn cells(out: &mut String, report: &Report, task: &str) {
         }
         let _ = writeln!(
             out,
-            "<details class=\"cells\" open><summary>{}{} <span>{}</span></summary>",
+            "<details class=\"cells\"{open}><summary>{}{} <span>{}</span></summary>",
             swatch(i),
             escape(&method.method),
             plural(drawn.len(), "architecture")

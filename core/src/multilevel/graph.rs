@@ -375,7 +375,7 @@ impl StageGraph {
             if v.is_finite() && v >= 0.0 {
                 Ok(())
             } else {
-                Err(Error::config(format!("`{what}` must be a number of at least 0, got {v}")))
+                Err(Error::config(format!("{what} must be a number of at least 0, got {v}")))
             }
         };
         if self.stages.is_empty() || self.objective.is_empty() {
@@ -391,8 +391,8 @@ impl StageGraph {
         if self.every == 0 {
             return Err(Error::config("`hypergrad-every` must be at least 1"));
         }
-        finite("rho", self.rho)?;
-        finite("match-max", self.match_max)?;
+        finite("`rho`", self.rho)?;
+        finite("`match-max`", self.match_max)?;
         for (i, stage) in self.stages.iter().enumerate() {
             let name = &stage.name;
             if self.stages[..i].iter().any(|s| s.name == *name) {
@@ -410,9 +410,9 @@ impl StageGraph {
             }
             stage.inner.validated(name)?;
             for term in &stage.loss {
+                finite(&format!("the weight of a loss of stage `{name}`"), term.weight())?;
                 match term {
-                    LossTerm::Supervised { weight, split } => {
-                        finite("weight", *weight)?;
+                    LossTerm::Supervised { split, .. } => {
                         if *split == TermSplit::Transfer
                             && self.transfer_split == TransferSplit::ValidUnlabelled
                         {
@@ -423,8 +423,7 @@ impl StageGraph {
                             )));
                         }
                     }
-                    LossTerm::Transfer { from, weight, .. } => {
-                        finite("lambda", *weight)?;
+                    LossTerm::Transfer { from, .. } => {
                         if *from >= i {
                             return Err(Error::config(format!(
                                 "stage `{name}` can learn from earlier stages only"
@@ -435,7 +434,7 @@ impl StageGraph {
             }
         }
         for objective in &self.objective {
-            finite("gamma", objective.weight)?;
+            finite("the weight of a stage in the objective", objective.weight)?;
             if objective.stage >= self.stages.len() {
                 return Err(Error::config("the objective names a stage that does not exist"));
             }

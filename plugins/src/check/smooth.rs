@@ -128,6 +128,9 @@ impl FromOptions for Smooth {
         ] {
             at_least(key, value, 0.0)?;
         }
+        if o.momentum >= 1.0 {
+            return Err(Error::config(format!("`momentum` must be below 1, got {}", o.momentum)));
+        }
         if !(o.tau.is_finite() && o.tau > 0.0) {
             return Err(Error::config(format!("`tau` must be above 0, got {}", o.tau)));
         }

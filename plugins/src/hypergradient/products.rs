@@ -18,6 +18,22 @@ pub enum Products {
     Exact,
 }
 
+/// Options of estimators that take second-derivative products and nothing else.
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct ProductOptions {
+    /// How second derivatives are taken.
+    pub products: Products,
+    /// Length of the perturbation of the weights (`products = "central-difference"`).
+    pub epsilon: f64,
+}
+
+impl Default for ProductOptions {
+    fn default() -> Self {
+        Self { products: Products::default(), epsilon: 0.01 }
+    }
+}
+
 /// [`Products`] with the length of the perturbation.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Product {

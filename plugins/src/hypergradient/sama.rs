@@ -1,29 +1,11 @@
 //! `sama`: the implicit derivative for adaptive inner optimisers.
 
-use super::products::{Product, Products};
+use super::products::{Product, ProductOptions, Products};
 use candle_core::Tensor;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 use tetlo_core::kinds::Hypergradient;
 use tetlo_core::multilevel::{ErrorBound, Limit, MixedProduct, StageOracle};
 use tetlo_core::registry::FromOptions;
 use tetlo_core::{Result, register_hypergradient};
-
-/// Options of `sama`.
-#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
-pub struct SamaOptions {
-    /// How second derivatives are taken.
-    pub products: Products,
-    /// Length of the perturbation of the weights (`products = "central-difference"`).
-    pub epsilon: f64,
-}
-
-impl Default for SamaOptions {
-    fn default() -> Self {
-        Self { products: Products::default(), epsilon: 0.01 }
-    }
-}
 
 /// −∇_c ⟨∇_θ L, ∂u/∂g·a⟩ at the trained weights, u(g) the step of the inner optimiser with its learning
 /// rate (SAMA: Choe et al. 2023): the identity for the inverse Hessian, preconditioned as the inner
@@ -37,9 +19,9 @@ pub struct Sama {
 }
 
 impl FromOptions for Sama {
-    type Options = SamaOptions;
+    type Options = ProductOptions;
 
-    fn from_options(options: SamaOptions) -> Result<Self> {
+    fn from_options(options: ProductOptions) -> Result<Self> {
         Ok(Self { product: Product::new(options.products, options.epsilon)? })
     }
 }

@@ -1,29 +1,11 @@
 //! `t1-t2`: the implicit derivative with the identity for the inverse Hessian.
 
-use super::products::{Product, Products};
+use super::products::{Product, ProductOptions, Products};
 use candle_core::Tensor;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 use tetlo_core::kinds::Hypergradient;
 use tetlo_core::multilevel::{ErrorBound, Limit, MixedProduct, StageOracle};
 use tetlo_core::registry::FromOptions;
 use tetlo_core::{Result, register_hypergradient};
-
-/// Options of `t1-t2`.
-#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
-pub struct T1T2Options {
-    /// How second derivatives are taken.
-    pub products: Products,
-    /// Length of the perturbation of the weights (`products = "central-difference"`).
-    pub epsilon: f64,
-}
-
-impl Default for T1T2Options {
-    fn default() -> Self {
-        Self { products: Products::default(), epsilon: 0.01 }
-    }
-}
 
 /// −∇_c ⟨∇_θ L, a⟩ at the trained weights: the inverse Hessian replaced by the identity, no learning
 /// rate in it (Luketina et al. 2016).
@@ -36,9 +18,9 @@ pub struct T1T2 {
 }
 
 impl FromOptions for T1T2 {
-    type Options = T1T2Options;
+    type Options = ProductOptions;
 
-    fn from_options(options: T1T2Options) -> Result<Self> {
+    fn from_options(options: ProductOptions) -> Result<Self> {
         Ok(Self { product: Product::new(options.products, options.epsilon)? })
     }
 }
