@@ -2,6 +2,7 @@
 //! against plugins that are wrong on purpose.
 
 use candle_core::{DType, Tensor};
+use schemars::Schema;
 use serde_json::{Value, json};
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::Relaxed;
@@ -15,7 +16,7 @@ use tetlo_core::kinds::{
 use tetlo_core::layout::{Init, Layout};
 use tetlo_core::network::ImageShape;
 use tetlo_core::registry::catalog::KINDS;
-use tetlo_core::registry::{self, Entry, Kind};
+use tetlo_core::registry::{self, Describe, Entry, Factory, Kind};
 use tetlo_core::rng::{Key, Purpose, Stream};
 use tetlo_core::space::{
     ArchValues, CellSpec, Grammar, Mixing, Recipe, Site, Skeleton, SpaceSpec, Step, TensorCode,
@@ -26,6 +27,7 @@ use tetlo_plugins as _;
 use tetlo_search_spaces as _;
 use tetlo_test_support::{Suite, check, check_with, every};
 use tetlo_tests as _;
+use toml::de::ValueDeserializer;
 
 macro_rules! suites {
     ($($test:ident: $kind:ident,)+) => {
@@ -90,19 +92,42 @@ fn transfer_losses_with_other_options() {
 #[derive(Debug)]
 struct Wrong<const BUG: usize>;
 
+/// Builds by a function; its description of options does not hold together.
+struct WrongFactory<T: ?Sized>(fn(&Value) -> Result<Box<T>>);
+
+impl<T: ?Sized> Describe for WrongFactory<T> {
+    fn resolve(&self, _: ValueDeserializer<'_>) -> Result<Value, toml::de::Error> {
+        Ok(json!({"kept": 1}))
+    }
+
+    fn defaults(&self) -> Value {
+        json!({"lost": 1})
+    }
+
+    fn schema(&self) -> Schema {
+        json!({"properties": {"bare": {}}, "additionalProperties": false})
+            .try_into()
+            .expect("an object")
+    }
+
+    fn check(&self, options: &Value) -> Result<()> {
+        (self.0)(options).map(drop)
+    }
+}
+
+impl<T: ?Sized> Factory<T> for WrongFactory<T> {
+    fn build(&self, options: &Value) -> Result<Box<T>> {
+        (self.0)(options)
+    }
+}
+
 fn wrong<T: ?Sized>(build: fn(&Value) -> Result<Box<T>>) -> Entry<T> {
     Entry {
         name: "Wrong",
         summary: " ",
         origin: ("here", "0"),
-        build,
-        resolve: |_| Ok(json!({"kept": 1})),
-        defaults: || json!({"lost": 1}),
-        schema: || {
-            json!({"properties": {"bare": {}}, "additionalProperties": false})
-                .try_into()
-                .expect("an object")
-        },
+        code: None,
+        factory: Box::leak(Box::new(WrongFactory(build))),
     }
 }
 

@@ -24,7 +24,7 @@ fn list(format: Format) -> Result<Exit> {
         Format::Json => {
             let list: Vec<_> = entries
                 .iter()
-                .map(|e| json!({"name": e.name, "summary": e.summary, "options": (e.defaults)()}))
+                .map(|e| json!({"name": e.name, "summary": e.summary, "options": e.defaults()}))
                 .collect();
             console::out_json(&list)?;
         }

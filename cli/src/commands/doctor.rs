@@ -20,7 +20,7 @@ pub(crate) fn doctor(format: Format) -> Result<Exit> {
     // Sets that need no file are ready on every machine.
     let (mut ready, mut from_path) = (vec![], vec![]);
     for entry in registry::entries::<dyn Dataset>() {
-        let built_in = (entry.build)(&serde_json::Value::Null).is_ok_and(|d| d.load().is_ok());
+        let built_in = entry.build(&serde_json::Value::Null).is_ok_and(|d| d.load().is_ok());
         if built_in { ready.push(entry.name) } else { from_path.push(entry.name) }
     }
     let data = std::env::var("TETLO_DATA").ok();

@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use std::path::Path;
 use tetlo_core::config::{PRESET_KIND, presets};
-use tetlo_core::registry::LINKED;
+use tetlo_core::registry::Tier;
 use tetlo_core::registry::catalog::{self, KindInfo};
 use tetlo_engine::npz;
 
@@ -22,7 +22,7 @@ struct Listed {
     kind: &'static str,
     name: &'static str,
     summary: &'static str,
-    tier: &'static str,
+    tier: String,
     version: &'static str,
     #[serde(skip)]
     origin: &'static str,
@@ -41,18 +41,18 @@ fn all() -> Vec<Listed> {
             kind: p.kind,
             name: p.name,
             summary: p.summary,
-            tier: LINKED,
+            tier: p.tier().to_string(),
             version: p.origin.1,
             origin: p.origin.0,
-            defaults: (p.defaults)(),
-            schema: (p.schema)().to_value(),
+            defaults: p.describe.defaults(),
+            schema: p.describe.schema().to_value(),
         })
         .collect();
     list.extend(presets().into_iter().map(|p| Listed {
         kind: PRESET_KIND,
         name: p.name,
         summary: p.summary,
-        tier: "data",
+        tier: Tier::Data.to_string(),
         version: p.origin.1,
         origin: p.origin.0,
         defaults: Value::String(p.toml.to_owned()),

@@ -86,7 +86,7 @@ fn explain_plugin(plugin: &Plugin, steps: &[&str]) -> Option<String> {
         _ => return None,
     };
     let root = schema::of_plugin(plugin);
-    let defaults = (plugin.defaults)();
+    let defaults = plugin.describe.defaults();
     let key = format!("{}.{}", plugin.kind, plugin.name);
     if option.is_empty() {
         let mut text = format!(

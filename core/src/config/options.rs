@@ -60,7 +60,9 @@ impl Context<'_, '_> {
             ),
         };
         self.check_finite(&node)?;
-        let mut options = (plugin.resolve)(ValueDeserializer::from(node.clone()))
+        let mut options = plugin
+            .describe
+            .resolve(ValueDeserializer::from(node.clone()))
             .map_err(|e| self.wrong_options(&plugin, &at, &node, &e))?;
         let mut not_utf8 = None;
         visit_paths(&schema::of_plugin(&plugin), &mut options, &mut |value| {
@@ -181,7 +183,9 @@ impl Context<'_, '_> {
             .find_map(|key| key_span(node, key))
             .or_else(|| quoted(e.message()).find_map(|text| text_span(node, text)))
             .unwrap_or_else(|| node.span());
-        let hint = (plugin.check)(plugin.name, &tree::to_json(node))
+        let hint = plugin
+            .describe
+            .check(&tree::to_json(node))
             .err()
             .and_then(|e| e.hint())
             .unwrap_or_else(|| self.explain(plugin, at, &span));

@@ -174,7 +174,7 @@ impl PluginConfig {
         };
         let table = DeTable::parse(&text).map_err(|e| wrong(&e.message()))?;
         let node = Spanned::new(table.span(), DeValue::Table(table.into_inner()));
-        let options = (plugin.resolve)(node.into()).map_err(|e| wrong(&e.message()))?;
+        let options = plugin.describe.resolve(node.into()).map_err(|e| wrong(&e.message()))?;
         Ok(Self { kind: T::NAME, plugin: name.to_owned(), options, shared_library: None })
     }
 

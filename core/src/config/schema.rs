@@ -46,7 +46,7 @@ pub(super) fn structure() -> Value {
 
 /// The schema of a plugin's options.
 pub(super) fn of_plugin(plugin: &Plugin) -> Value {
-    (plugin.schema)().to_value()
+    plugin.describe.schema().to_value()
 }
 
 /// Replaces the general schema of a plugin reference, wherever `x-kinds` stands, by one for those

@@ -34,7 +34,7 @@ impl<T: Kind + ?Sized> PluginRef<T> {
         let plugin = plugin.into();
         // An unknown name is an error of `build`, not of reading.
         if let Ok(entry) = registry::find::<T>(&plugin) {
-            let mut resolved = (entry.defaults)();
+            let mut resolved = entry.defaults();
             match (resolved.as_object_mut(), given.as_object_mut()) {
                 (Some(defaults), Some(given)) => defaults.append(given),
                 (_, Some(_)) => resolved = given,

@@ -1,18 +1,15 @@
 //! All kinds and their plugins behind one type: for listings, the config and its schema.
 
-use super::{Entry, Kind, build, entries};
+use super::{Code, Describe, Entry, Kind, Tier, entries};
 use crate::kinds::{
     Auxiliary, BlackBoxSearch, CheckProblem, Dataset, Evaluator, Hypergradient,
     MultilevelOptimizer, Operation, Regularizer, Relaxation, SearchSpace, Selection, StopRule,
     SupernetTransform, TransferLoss,
 };
 use crate::{Error, Result};
-use schemars::Schema;
-use serde_json::Value;
-use toml::de::ValueDeserializer;
 
 /// A registered plugin of any kind.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Plugin {
     /// The kind's name.
     pub kind: &'static str,
@@ -20,16 +17,18 @@ pub struct Plugin {
     pub name: &'static str,
     /// One line for listings.
     pub summary: &'static str,
-    /// The crate that submits it, and its version.
+    /// Where it comes from (a crate, a loaded file), and its version.
     pub origin: (&'static str, &'static str),
-    /// Reads options with their places in the source and writes all defaults out.
-    pub resolve: fn(ValueDeserializer<'_>) -> Result<Value, toml::de::Error>,
-    /// Builds the plugin of this name from resolved options and drops it.
-    pub check: fn(&str, &Value) -> Result<()>,
-    /// The default options.
-    pub defaults: fn() -> Value,
-    /// The JSON schema of the options.
-    pub schema: fn() -> Schema,
+    /// The loaded code it comes from; `None`: linked into the binary.
+    pub code: Option<&'static Code>,
+    /// Reads its options.
+    pub describe: &'static dyn Describe,
+}
+
+impl std::fmt::Debug for Plugin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{} of {:?}", self.kind, self.name, self.origin)
+    }
 }
 
 impl Plugin {
@@ -39,11 +38,14 @@ impl Plugin {
             name: entry.name,
             summary: entry.summary,
             origin: entry.origin,
-            resolve: entry.resolve,
-            check: |name, options| build::<T>(name, options).map(drop),
-            defaults: entry.defaults,
-            schema: entry.schema,
+            code: entry.code,
+            describe: entry.factory,
         }
+    }
+
+    /// How it is there: linked in, or loaded and in what way.
+    pub fn tier(&self) -> Tier {
+        self.code.map_or(Tier::Linked, |code| code.tier)
     }
 }
 
@@ -53,16 +55,26 @@ pub struct KindInfo {
     /// Its name in kebab-case.
     pub name: &'static str,
     list: fn() -> Vec<Plugin>,
+    loaded: fn(&str, &str) -> Option<Plugin>,
 }
 
 impl KindInfo {
     const fn of<T: Kind + ?Sized>() -> Self {
-        Self { name: T::NAME, list: || entries::<T>().into_iter().map(Plugin::new).collect() }
+        Self {
+            name: T::NAME,
+            list: || entries::<T>().into_iter().map(Plugin::new).collect(),
+            loaded: |sha256, name| super::loaded::find::<T>(sha256, name).map(Plugin::new),
+        }
     }
 
     /// Its plugins, sorted by name.
     pub fn plugins(&self) -> Vec<Plugin> {
         (self.list)()
+    }
+
+    /// Its plugin of this name from loaded code with this SHA-256.
+    pub fn loaded(&self, sha256: &str, name: &str) -> Option<Plugin> {
+        (self.loaded)(sha256, name)
     }
 }
 

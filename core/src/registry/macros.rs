@@ -9,13 +9,8 @@ macro_rules! __register {
                 name: $name,
                 summary: $summary,
                 origin: (env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION")),
-                build: |options| {
-                    let plugin = $crate::registry::support::from_value::<$plugin>(options)?;
-                    Ok(Box::new(plugin))
-                },
-                resolve: $crate::registry::support::resolve::<$plugin>,
-                defaults: $crate::registry::support::defaults::<$plugin>,
-                schema: $crate::registry::support::schema::<$plugin>,
+                code: None,
+                factory: &$crate::registry::Linked::<$plugin>::FACTORY,
             }
         }
     };
@@ -32,7 +27,23 @@ macro_rules! declare_kind {
             {
                 Box::new(inventory::iter::<$crate::registry::Entry<dyn $trait>>.into_iter())
             }
+
+            fn loaded() -> &'static std::sync::RwLock<Vec<&'static $crate::registry::Entry<Self>>> {
+                static LOADED: std::sync::RwLock<
+                    Vec<&'static $crate::registry::Entry<dyn $trait>>,
+                > = std::sync::RwLock::new(Vec::new());
+                &LOADED
+            }
         }
+
+        impl<P: $trait + $crate::registry::FromOptions + 'static>
+            $crate::registry::Factory<dyn $trait> for $crate::registry::Linked<P>
+        {
+            fn build(&self, options: &serde_json::Value) -> $crate::Result<Box<dyn $trait>> {
+                Ok(Box::new(Self::plugin(options)?))
+            }
+        }
+
         inventory::collect!($crate::registry::Entry<dyn $trait>);
     };
 }

@@ -1,7 +1,8 @@
 //! The registry of plugins: what a plugin submits, and how it is found by name.
 //!
-//! An entry is a description: `&'static str` names and `fn` pointers, submitted through `inventory`
-//! by the macro of its kind. Listings are sorted, since link order is not stable.
+//! An entry is a description: `&'static str` names and a factory, submitted through `inventory` by the
+//! macro of its kind, or added when code is loaded at run time ([`loaded`]). Listings are sorted, since
+//! link order is not stable.
 
 use crate::{Error, Result};
 use schemars::{JsonSchema, Schema, schema_for};
@@ -9,9 +10,14 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::fmt::Debug;
+use std::marker::PhantomData;
+use std::sync::RwLock;
 use toml::de::ValueDeserializer;
 
+pub use loaded::{Code, Tier};
+
 pub mod catalog;
+pub mod loaded;
 pub(crate) mod macros;
 
 /// A plugin that is made from an options type.
@@ -40,8 +46,41 @@ pub trait Kind: 'static {
     /// The kind's name in kebab-case.
     const NAME: &'static str;
 
-    /// All entries in the binary, in link order.
+    /// All entries that are linked into the binary, in link order.
     fn submitted() -> Box<dyn Iterator<Item = &'static Entry<Self>>>;
+
+    /// The entries of code that was loaded at run time.
+    fn loaded() -> &'static RwLock<Vec<&'static Entry<Self>>>;
+}
+
+/// Reads a plugin's options.
+pub trait Describe: Send + Sync {
+    /// Reads options with their places in the source and writes all defaults out.
+    ///
+    /// # Errors
+    /// Options that do not fit, with their place where it is known.
+    fn resolve(&self, source: ValueDeserializer<'_>) -> Result<Value, toml::de::Error>;
+
+    /// The default options.
+    fn defaults(&self) -> Value;
+
+    /// The JSON schema of the options.
+    fn schema(&self) -> Schema;
+
+    /// Builds the plugin from resolved options and drops it.
+    ///
+    /// # Errors
+    /// As [`Factory::build`].
+    fn check(&self, options: &Value) -> Result<()>;
+}
+
+/// Makes plugins of a kind from options.
+pub trait Factory<T: ?Sized>: Describe {
+    /// Builds the plugin from resolved options (all defaults may be missing).
+    ///
+    /// # Errors
+    /// Options that do not fit.
+    fn build(&self, options: &Value) -> Result<Box<T>>;
 }
 
 /// What a plugin submits.
@@ -50,16 +89,40 @@ pub struct Entry<T: ?Sized + 'static> {
     pub name: &'static str,
     /// One line for listings.
     pub summary: &'static str,
-    /// The crate that submits it, and its version.
+    /// Where it comes from: the crate that submits it, or the loaded file; and its version.
     pub origin: (&'static str, &'static str),
+    /// The loaded code it comes from; `None`: linked into the binary.
+    pub code: Option<&'static Code>,
+    /// Makes it.
+    pub factory: &'static dyn Factory<T>,
+}
+
+impl<T: ?Sized> Entry<T> {
     /// Builds the plugin from resolved options (all defaults may be missing).
-    pub build: fn(&Value) -> Result<Box<T>>,
+    ///
+    /// # Errors
+    /// Options that do not fit.
+    pub fn build(&self, options: &Value) -> Result<Box<T>> {
+        self.factory.build(options)
+    }
+
     /// Reads options with their places in the source and writes all defaults out.
-    pub resolve: fn(ValueDeserializer<'_>) -> Result<Value, toml::de::Error>,
+    ///
+    /// # Errors
+    /// Options that do not fit.
+    pub fn resolve(&self, source: ValueDeserializer<'_>) -> Result<Value, toml::de::Error> {
+        self.factory.resolve(source)
+    }
+
     /// The default options.
-    pub defaults: fn() -> Value,
+    pub fn defaults(&self) -> Value {
+        self.factory.defaults()
+    }
+
     /// The JSON schema of the options.
-    pub schema: fn() -> Schema,
+    pub fn schema(&self) -> Schema {
+        self.factory.schema()
+    }
 }
 
 impl<T: ?Sized> Debug for Entry<T> {
@@ -71,12 +134,64 @@ impl<T: ?Sized> Debug for Entry<T> {
     }
 }
 
-/// Where compiled-in plugins live in listings.
-pub const LINKED: &str = "linked";
+/// The factory of a plugin type that is linked into the binary.
+pub struct Linked<P>(PhantomData<fn() -> P>);
+
+impl<P> Linked<P> {
+    /// The one value.
+    pub const FACTORY: Self = Self(PhantomData);
+}
+
+impl<P> Debug for Linked<P> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Linked")
+    }
+}
+
+impl<P: FromOptions> Linked<P> {
+    /// Builds the plugin from resolved options (`null` or an object).
+    ///
+    /// # Errors
+    /// Options that do not fit.
+    pub fn plugin(options: &Value) -> Result<P> {
+        let options = match options {
+            Value::Null => P::Options::default(),
+            value => serde_json::from_value(value.clone())
+                .map_err(|e| Error::config(format!("options: {e}")))?,
+        };
+        P::from_options(options)
+    }
+}
+
+impl<P: FromOptions> Describe for Linked<P> {
+    fn resolve(&self, source: ValueDeserializer<'_>) -> Result<Value, toml::de::Error> {
+        use serde::de::Error as _;
+        let options = <P::Options as serde::Deserialize>::deserialize(source)?;
+        let value = serde_json::to_value(&options).map_err(toml::de::Error::custom)?;
+        // Checked again here so that an out-of-range value is reported at its place.
+        P::from_options(options).map_err(toml::de::Error::custom)?;
+        Ok(value)
+    }
+
+    fn defaults(&self) -> Value {
+        serde_json::to_value(P::Options::default()).unwrap_or(Value::Null)
+    }
+
+    fn schema(&self) -> Schema {
+        schema_for!(P::Options)
+    }
+
+    fn check(&self, options: &Value) -> Result<()> {
+        Self::plugin(options).map(drop)
+    }
+}
 
 /// The entries of a kind, sorted by name.
+///
+/// Loaded code is among them where it was loaded to be found by name ([`Code::is_named`]).
 pub fn entries<T: Kind + ?Sized>() -> Vec<&'static Entry<T>> {
     let mut list: Vec<_> = T::submitted().collect();
+    list.extend(loaded::named::<T>());
     list.sort_by_key(|e| (e.name, e.origin));
     list
 }
@@ -108,39 +223,5 @@ pub fn find<T: Kind + ?Sized>(name: &str) -> Result<&'static Entry<T>> {
 /// # Errors
 /// Unknown name, or options that do not fit; the message names the plugin.
 pub fn build<T: Kind + ?Sized>(name: &str, options: &Value) -> Result<Box<T>> {
-    (find::<T>(name)?.build)(options).map_err(|e| e.in_plugin(name))
-}
-
-#[doc(hidden)]
-pub mod support {
-    //! What the registration macros expand to.
-    use super::{Error, FromOptions, Result, Schema, Value, ValueDeserializer, schema_for};
-
-    pub fn from_value<P: FromOptions>(options: &Value) -> Result<P> {
-        let options = match options {
-            Value::Null => P::Options::default(),
-            value => serde_json::from_value(value.clone())
-                .map_err(|e| Error::config(format!("options: {e}")))?,
-        };
-        P::from_options(options)
-    }
-
-    pub fn resolve<P: FromOptions>(
-        source: ValueDeserializer<'_>,
-    ) -> Result<Value, toml::de::Error> {
-        use serde::de::Error as _;
-        let options = <P::Options as serde::Deserialize>::deserialize(source)?;
-        let value = serde_json::to_value(&options).map_err(toml::de::Error::custom)?;
-        // Checked again here so that an out-of-range value is reported at its place.
-        P::from_options(options).map_err(toml::de::Error::custom)?;
-        Ok(value)
-    }
-
-    pub fn defaults<P: FromOptions>() -> Value {
-        serde_json::to_value(P::Options::default()).unwrap_or(Value::Null)
-    }
-
-    pub fn schema<P: FromOptions>() -> Schema {
-        schema_for!(P::Options)
-    }
+    find::<T>(name)?.build(options).map_err(|e| e.in_plugin(name))
 }

@@ -45,7 +45,7 @@ impl Suite for dyn Hypergradient {
         });
         for entry in entries::<dyn CheckProblem>() {
             report.check(format_args!("on the check problem `{}`", entry.name), || {
-                let problem = (entry.build)(&(entry.defaults)())?;
+                let problem = entry.build(&entry.defaults())?;
                 let arrays = problem.arrays(0)?;
                 let levels = problem.levels();
                 levels

@@ -62,7 +62,7 @@ pub fn check<T: Suite + ?Sized>(entry: &Entry<T>) -> Result<(), String> {
     if options::needs_files(entry) {
         options::without_files(entry, &mut report);
     } else {
-        behaves(entry, &(entry.defaults)(), &mut report);
+        behaves(entry, &entry.defaults(), &mut report);
     }
     report.finish()
 }
@@ -80,7 +80,7 @@ pub fn check_with<T: Suite + ?Sized>(entry: &Entry<T>, options: &Value) -> Resul
 fn behaves<T: Suite + ?Sized>(entry: &Entry<T>, options: &Value, report: &mut Report) {
     let mut built = None;
     report.check("building it", || {
-        built = Some((entry.build)(options)?);
+        built = Some(entry.build(options)?);
         Ok(())
     });
     if let Some(plugin) = built {

@@ -25,9 +25,9 @@ pub(crate) fn check<T: Suite + ?Sized>(entry: &Entry<T>, report: &mut Report) {
         Ok(())
     });
     report.check("default options", || {
-        let options = Value::Object(object((entry.defaults)())?);
+        let options = Value::Object(object(entry.defaults())?);
         if !needs_files(entry) {
-            (entry.build)(&options)?;
+            entry.build(&options)?;
         }
         match resolve(entry, "{}") {
             Ok(resolved) => ensure!(resolved == options, "an empty table resolves to {resolved}"),
@@ -36,8 +36,8 @@ pub(crate) fn check<T: Suite + ?Sized>(entry: &Entry<T>, report: &mut Report) {
         Ok(())
     });
     report.check("schema", || {
-        let defaults = object((entry.defaults)())?;
-        let schema = (entry.schema)().to_value();
+        let defaults = object(entry.defaults())?;
+        let schema = entry.schema().to_value();
         ensure!(
             schema["additionalProperties"] == false,
             "unknown options must be denied: `#[serde(deny_unknown_fields)]`"
@@ -58,9 +58,9 @@ pub(crate) fn check<T: Suite + ?Sized>(entry: &Entry<T>, report: &mut Report) {
         Ok(())
     });
     report.check("an unknown option", || {
-        let mut options = object((entry.defaults)())?;
+        let mut options = object(entry.defaults())?;
         options.insert(UNKNOWN.into(), Value::from(1));
-        let message = refused("it", || (entry.build)(&Value::Object(options)))?;
+        let message = refused("it", || entry.build(&Value::Object(options)))?;
         ensure!(message.contains(UNKNOWN), "the error does not name it: {message}");
         let message = resolve(entry, &format!("{{ {UNKNOWN} = 1 }}")).err().unwrap_or_default();
         ensure!(message.contains(UNKNOWN), "the config does not refuse it by name: {message}");
@@ -70,7 +70,7 @@ pub(crate) fn check<T: Suite + ?Sized>(entry: &Entry<T>, report: &mut Report) {
 
 /// Does the plugin need a file: are its default options refused for a path that is missing?
 pub(crate) fn needs_files<T: ?Sized>(entry: &Entry<T>) -> bool {
-    let refusal = (entry.build)(&(entry.defaults)()).err();
+    let refusal = entry.build(&entry.defaults()).err();
     refusal.is_some_and(|e| e.is_usage() && names_path(entry, &e.to_string()))
 }
 
@@ -84,9 +84,9 @@ pub(crate) fn without_files<T: Suite + ?Sized>(entry: &Entry<T>, report: &mut Re
         choices.push(all);
         let mut refusals = vec![];
         for choice in choices {
-            let mut options = object((entry.defaults)())?;
+            let mut options = object(entry.defaults())?;
             options.extend(choice.into_iter().map(|path| (path, Value::from(NO_FILE))));
-            match (entry.build)(&Value::Object(options)) {
+            match entry.build(&Value::Object(options)) {
                 Ok(plugin) => built = Some(plugin),
                 Err(e) => refusals.push(e.to_string()),
             }
@@ -102,7 +102,7 @@ pub(crate) fn without_files<T: Suite + ?Sized>(entry: &Entry<T>, report: &mut Re
 
 /// The options that are paths.
 fn paths<T: ?Sized>(entry: &Entry<T>) -> Vec<String> {
-    let schema = (entry.schema)().to_value();
+    let schema = entry.schema().to_value();
     let properties = schema["properties"].as_object().into_iter().flatten();
     properties.filter(|(_, about)| about["format"] == "path").map(|(key, _)| key.clone()).collect()
 }
@@ -127,5 +127,5 @@ fn object(defaults: Value) -> Result<Map<String, Value>, Failure> {
 /// Reads an inline table as the config does.
 fn resolve<T: ?Sized>(entry: &Entry<T>, table: &str) -> Result<Value, String> {
     let source = ValueDeserializer::parse(table).map_err(|e| e.to_string())?;
-    (entry.resolve)(source).map_err(|e| e.to_string())
+    entry.resolve(source).map_err(|e| e.to_string())
 }

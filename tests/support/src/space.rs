@@ -36,7 +36,7 @@ fn small(spec: SpaceSpec) -> SpaceSpec {
 pub(crate) fn spaces() -> Vec<SpaceSpec> {
     // One that does not build fails its own suite.
     let built =
-        entries::<dyn SearchSpace>().into_iter().filter_map(|e| (e.build)(&(e.defaults)()).ok());
+        entries::<dyn SearchSpace>().into_iter().filter_map(|e| e.build(&e.defaults()).ok());
     let list: Vec<SpaceSpec> = built.map(|space| small(space.spec())).collect();
     if !list.is_empty() {
         return list;

@@ -26,18 +26,18 @@ impl Built {
 
     /// An estimator with its defaults or, where it says so, nearer its limit.
     pub(super) fn usual(entry: &Entry<dyn Hypergradient>) -> Result<Self> {
-        let build = |options: &Value| (entry.build)(options).map_err(|e| e.in_plugin(entry.name));
+        let build = |options: &Value| entry.build(options).map_err(|e| e.in_plugin(entry.name));
         let plain = build(&Value::Null)?;
         let estimator = plain.near_limit().map_or(Ok(plain), |options| build(&options))?;
-        let epsilon = (entry.defaults)().get("epsilon").and_then(Value::as_f64);
+        let epsilon = entry.defaults().get("epsilon").and_then(Value::as_f64);
         Ok(Self { name: entry.name, estimator, claims: true, epsilon })
     }
 
     /// An estimator with another ε.
     fn with(entry: &Entry<dyn Hypergradient>, epsilon: f64, claims: bool) -> Result<Self> {
-        let mut options = (entry.defaults)();
+        let mut options = entry.defaults();
         options["epsilon"] = epsilon.into();
-        let estimator = (entry.build)(&options).map_err(|e| e.in_plugin(entry.name))?;
+        let estimator = entry.build(&options).map_err(|e| e.in_plugin(entry.name))?;
         Ok(Self { name: entry.name, estimator, claims, epsilon: Some(epsilon) })
     }
 }

@@ -1,0 +1,90 @@
+//! Plugins from code that was loaded at run time: a shared library, a script, a page of data.
+//!
+//! Loading is the affair of the crate `tetlo-loader`; here is only what was loaded. Code is never
+//! unloaded, so that its entries live as long as the program.
+
+use super::{Entry, Kind};
+use std::path::PathBuf;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// How a plugin comes into the program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Tier {
+    /// Compiled into the binary.
+    Linked,
+    /// A shared library with the C interface `tetlo_plugin.h`.
+    SharedLibrary,
+    /// A process that is spoken to over its standard input and output.
+    Process,
+    /// A text file.
+    Data,
+}
+
+impl std::fmt::Display for Tier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Linked => "linked",
+            Self::SharedLibrary => "shared-library",
+            Self::Process => "process",
+            Self::Data => "data",
+        })
+    }
+}
+
+/// Code that was loaded at run time.
+#[derive(Debug)]
+pub struct Code {
+    /// How.
+    pub tier: Tier,
+    /// The file, absolute.
+    pub path: PathBuf,
+    /// The SHA-256 of the file's bytes, 64 hex digits.
+    pub sha256: String,
+    /// How a process is started: program and arguments, `{library}` in place of the file. Empty for
+    /// the other tiers.
+    pub command: Vec<String>,
+    /// What it says it was built with; for people.
+    pub built_with: String,
+    named: AtomicBool,
+}
+
+impl Code {
+    /// Code that is found by its hash only.
+    pub fn new(tier: Tier, path: PathBuf, sha256: String) -> Self {
+        let (command, built_with) = (vec![], String::new());
+        Self { tier, path, sha256, command, built_with, named: AtomicBool::new(false) }
+    }
+
+    /// Can its plugins be named without naming the file (`[plugins] load`, `TETLO_PLUGIN_PATH`)?
+    pub fn is_named(&self) -> bool {
+        self.named.load(Ordering::Relaxed)
+    }
+
+    /// From now on its plugins can be named without naming the file.
+    pub fn name(&self) {
+        self.named.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Adds a plugin of loaded code.
+pub fn add<T: Kind + ?Sized>(entry: Entry<T>) {
+    let mut list = T::loaded().write().unwrap_or_else(PoisonError::into_inner);
+    list.push(Box::leak(Box::new(entry)));
+}
+
+fn list<T: Kind + ?Sized>() -> Vec<&'static Entry<T>> {
+    T::loaded().read().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+/// The plugins that can be named without naming their file.
+pub(super) fn named<T: Kind + ?Sized>() -> impl Iterator<Item = &'static Entry<T>> {
+    list::<T>().into_iter().filter(|e| e.code.is_none_or(Code::is_named))
+}
+
+/// The plugin of this name from loaded code with this SHA-256.
+pub fn find<T: Kind + ?Sized>(sha256: &str, name: &str) -> Option<&'static Entry<T>> {
+    let of = |e: &&Entry<T>| e.name == name && e.code.is_some_and(|c| c.sha256 == sha256);
+    list::<T>().into_iter().find(of)
+}
