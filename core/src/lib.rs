@@ -66,6 +66,7 @@
 pub mod config;
 pub mod data;
 pub mod error;
+pub mod foreign;
 pub mod genotype;
 pub mod kinds;
 pub mod layout;

@@ -14,4 +14,4 @@ pub use search::{
     BlackBoxSearch, Evaluated, Progress, Regularizer, Relaxation, Selection, Stop, StopRule,
     SupernetTransform, Trace,
 };
-pub use transfer::{Needs, Seen, TransferBatch, TransferLoss};
+pub use transfer::{Invariances, Needs, Seen, TransferBatch, TransferLoss};

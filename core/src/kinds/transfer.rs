@@ -80,6 +80,20 @@ impl Needs {
     }
 }
 
+/// Changes of a batch that leave a loss as it is; each is declared or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is declared or not, whatever the others")]
+pub struct Invariances {
+    /// The images in another order, the same for both models and the labels.
+    pub order: bool,
+    /// One model's embeddings times a positive number.
+    pub scale: bool,
+    /// One model's embeddings turned or mirrored (times an orthogonal matrix).
+    pub rotation: bool,
+    /// One vector added to all embeddings of one model.
+    pub shift: bool,
+}
+
 /// What a transfer loss sees of one model: what its [`Needs`] name, nothing else.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
@@ -371,6 +385,11 @@ pub trait TransferLoss: Debug + Send + Sync {
     /// a gradient by hand is not: double backward through it would be silently wrong.
     fn twice_differentiable(&self) -> bool {
         true
+    }
+
+    /// Changes of a batch that leave the loss as it is, and that the conformance suite checks.
+    fn invariances(&self) -> Invariances {
+        Invariances::default()
     }
 
     /// Figures worth recording, by name (never used for the search itself).

@@ -1,0 +1,1 @@
+//! Loads plugins at run time: shared libraries, processes, pages of data.

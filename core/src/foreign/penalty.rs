@@ -1,0 +1,45 @@
+//! Regularisers in foreign code.
+
+use super::arrays::{Input, Role, ValueAndGradients};
+use crate::kinds::{Progress, Regularizer};
+use crate::{Error, Result};
+use candle_core::{DType, Tensor};
+use std::fmt::Debug;
+
+/// One call of a regulariser.
+#[derive(Debug)]
+pub struct PenaltyCall<'a> {
+    /// The architecture parameters of each kind of cell.
+    pub inputs: &'a [Input],
+    /// How far the search is.
+    pub progress: Progress,
+}
+
+/// Carries a regulariser's arrays to foreign code and back.
+pub trait PenaltyCode: Debug + Send + Sync {
+    /// The type of numbers (f32 or f64) that it takes, for tensors of this type.
+    fn dtype(&self, of: DType) -> DType;
+
+    /// The penalty and its gradients in the inputs that want one.
+    ///
+    /// # Errors
+    /// The code failed; the message says how.
+    fn call(&self, call: &PenaltyCall<'_>) -> Result<ValueAndGradients>;
+}
+
+/// A regulariser whose value and gradients come from foreign code.
+#[derive(Debug)]
+pub struct ForeignRegularizer<C>(pub C);
+
+impl<C: PenaltyCode> Regularizer for ForeignRegularizer<C> {
+    fn penalty(&self, alphas: &[Tensor], progress: Progress) -> Result<Tensor> {
+        let Some(first) = alphas.first() else {
+            return Err(Error::Invalid("there are no architecture parameters".into()));
+        };
+        let dtype = self.0.dtype(first.dtype());
+        let of = |(i, t)| Input::new(Role::Alpha(i), t, dtype);
+        let inputs = alphas.iter().enumerate().map(of).collect::<Result<Vec<_>>>()?;
+        let tensors: Vec<&Tensor> = alphas.iter().collect();
+        self.0.call(&PenaltyCall { inputs: &inputs, progress })?.attach(&inputs, &tensors)
+    }
+}
