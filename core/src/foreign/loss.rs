@@ -1,11 +1,13 @@
 //! Transfer losses in foreign code.
 
 use super::arrays::{Input, Role, ValueAndGradients};
+use super::cost;
 use crate::kinds::{Invariances, Needs, Seen, TransferBatch, TransferLoss};
 use crate::rng::Stream;
 use crate::{Error, Result};
 use candle_core::{DType, Tensor};
 use std::fmt::Debug;
+use std::time::Instant;
 
 /// What a loss in foreign code says of itself.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -95,6 +97,7 @@ impl<C: LossCode> TransferLoss for ForeignLoss<C> {
     fn loss(&self, batch: &TransferBatch<'_>) -> Result<Tensor> {
         let needs = self.looks.needs;
         batch.check(needs)?;
+        let began = Instant::now();
         let only = |seen: &Seen| Seen {
             embedding: seen.embedding.clone().filter(|_| needs.embeddings),
             logits: seen.logits.clone().filter(|_| needs.logits),
@@ -125,7 +128,9 @@ impl<C: LossCode> TransferLoss for ForeignLoss<C> {
             draws: batch.draws.clone(),
         };
         let tensors: Vec<&Tensor> = parts.iter().map(|(_, t)| *t).collect();
-        self.code.call(&call)?.attach(&inputs, &tensors)
+        let result = self.code.call(&call)?.attach(&inputs, &tensors)?;
+        cost::call(began.elapsed());
+        Ok(result)
     }
 
     fn reaches_main(&self) -> bool {

@@ -1,10 +1,12 @@
 //! Regularisers in foreign code.
 
 use super::arrays::{Input, Role, ValueAndGradients};
+use super::cost;
 use crate::kinds::{Progress, Regularizer};
 use crate::{Error, Result};
 use candle_core::{DType, Tensor};
 use std::fmt::Debug;
+use std::time::Instant;
 
 /// One call of a regulariser.
 #[derive(Debug)]
@@ -36,10 +38,14 @@ impl<C: PenaltyCode> Regularizer for ForeignRegularizer<C> {
         let Some(first) = alphas.first() else {
             return Err(Error::Invalid("there are no architecture parameters".into()));
         };
+        let began = Instant::now();
         let dtype = self.0.dtype(first.dtype());
         let of = |(i, t)| Input::new(Role::Alpha(i), t, dtype);
         let inputs = alphas.iter().enumerate().map(of).collect::<Result<Vec<_>>>()?;
         let tensors: Vec<&Tensor> = alphas.iter().collect();
-        self.0.call(&PenaltyCall { inputs: &inputs, progress })?.attach(&inputs, &tensors)
+        let result =
+            self.0.call(&PenaltyCall { inputs: &inputs, progress })?.attach(&inputs, &tensors)?;
+        cost::call(began.elapsed());
+        Ok(result)
     }
 }

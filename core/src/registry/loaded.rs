@@ -79,7 +79,10 @@ fn list<T: Kind + ?Sized>() -> Vec<&'static Entry<T>> {
 }
 
 /// The plugins that can be named without naming their file.
+///
+/// Those in plain Rust that are linked in are among them.
 pub(super) fn named<T: Kind + ?Sized>() -> impl Iterator<Item = &'static Entry<T>> {
+    crate::foreign::c::add_linked();
     list::<T>().into_iter().filter(|e| e.code.is_none_or(Code::is_named))
 }
 

@@ -42,12 +42,31 @@ macro_rules! declare_kind {
             fn build(&self, options: &serde_json::Value) -> $crate::Result<Box<dyn $trait>> {
                 Ok(Box::new(Self::plugin(options)?))
             }
+
+            fn exported(&self) -> Option<tetlo_plugin::abi::Create> {
+                Some($crate::foreign::export::create::<dyn $trait, P>)
+            }
         }
 
         inventory::collect!($crate::registry::Entry<dyn $trait>);
     };
 }
 pub(crate) use declare_kind;
+
+/// Makes a `cdylib` a plugin library: exports every transfer loss, regulariser, stopping rule and
+/// selection that the crate registers, with its own tensor library inside. Once a crate, in its
+/// `lib.rs`; at most one such crate can be linked into a binary.
+#[macro_export]
+macro_rules! export_plugins {
+    () => {
+        /// The one symbol that a library exports.
+        #[expect(unsafe_code, reason = "the symbol's name is the interface")]
+        #[unsafe(no_mangle)]
+        pub extern "C" fn tetlo_plugin_v1() -> *const $crate::foreign::export::Plugin {
+            $crate::foreign::export::library(env!("CARGO_PKG_VERSION"))
+        }
+    };
+}
 
 /// Registers a search space: `register_search_space!("name", Type, "one line for listings")`.
 ///

@@ -81,6 +81,11 @@ pub trait Factory<T: ?Sized>: Describe {
     /// # Errors
     /// Options that do not fit.
     fn build(&self, options: &Value) -> Result<Box<T>>;
+
+    /// How the C interface makes one, for a library that exports it; `None`: it cannot.
+    fn exported(&self) -> Option<tetlo_plugin::abi::Create> {
+        None
+    }
 }
 
 /// What a plugin submits.

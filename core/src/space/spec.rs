@@ -232,6 +232,23 @@ impl ArchValues {
         Ok(matrix)
     }
 
+    /// Checks that there is a matrix for each kind of architecture parameters of the space.
+    ///
+    /// # Errors
+    /// One is missing, of another shape, or not finite.
+    pub fn check(&self, space: &SpaceSpec) -> Result<()> {
+        for entry in space.architecture().entries() {
+            let columns = entry.shape.get(1).copied().unwrap_or(1);
+            self.matrix(&entry.name, entry.shape[0], columns)?;
+        }
+        Ok(())
+    }
+
+    /// All matrices by name, in the order of the names.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Vec<Vec<f64>>)> {
+        self.matrices.iter().map(|(name, rows)| (name.as_str(), rows))
+    }
+
     /// Is there a matrix of this name?
     pub fn contains(&self, name: &str) -> bool {
         self.matrices.contains_key(name)
