@@ -29,6 +29,9 @@ pub(super) struct CompareFile {
     #[serde(default)]
     #[schemars(range(max = 4096))]
     pub(super) threads: usize,
+    /// Code whose plugins can be named below.
+    #[serde(default)]
+    pub(super) plugins: PluginsFile,
     /// The tasks: `[[task]]`, one or more.
     #[schemars(length(min = 1))]
     pub(super) task: Vec<TaskFile>,
@@ -46,6 +49,14 @@ pub(super) struct CompareFile {
 
 fn cpu() -> String {
     "cpu".to_owned()
+}
+
+/// Code that is loaded beside what is linked in.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case", expecting = "a table")]
+pub(super) struct PluginsFile {
+    /// Shared libraries, scripts, pages of TOML, or folders of them, relative to the configuration file.
+    pub(super) load: Vec<String>,
 }
 
 /// A task: a data set and a search space.
@@ -122,15 +133,30 @@ pub(super) struct PluginRef {
     /// Its options; what is left out has its default.
     #[expect(dead_code, reason = "read from the tree, with the plugin's own type")]
     pub(super) options: Option<OptionsTable>,
-    /// Shared library that holds the plugin, relative to the configuration file.
-    #[serde(rename = "library")]
-    pub(super) shared_library: Option<String>,
+    /// File that holds the plugin, relative to the configuration file: a shared library, a script, or
+    /// (a search space) a page of TOML.
+    pub(super) library: Option<String>,
+    /// SHA-256 of that file; another file is refused. `tetlo plan` writes it.
+    pub(super) sha256: Option<String>,
+    /// How a script is run, with `{library}` in place of its path; absent: `.py` by `python3`, others
+    /// by themselves.
+    pub(super) command: Option<Vec<String>>,
+    /// Seconds that a script may take for an answer; absent: 60.
+    #[schemars(range(min = 0.001))]
+    pub(super) time_limit: Option<f64>,
 }
 
 impl PluginRef {
     /// A linked plugin; its options stand in the tree.
     pub(super) fn named(plugin: &str) -> Self {
-        Self { plugin: plugin.to_owned(), options: None, shared_library: None }
+        Self {
+            plugin: plugin.to_owned(),
+            options: None,
+            library: None,
+            sha256: None,
+            command: None,
+            time_limit: None,
+        }
     }
 }
 

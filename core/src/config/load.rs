@@ -4,6 +4,7 @@
 //! search protocols over each other; let serde check structure and types; check values; resolve
 //! plugins.
 
+use super::code::{Outline, Unloaded};
 use super::file::CompareFile;
 use super::message::{choices, meant, quoted, reword};
 use super::options::Context;
@@ -25,6 +26,9 @@ const SYNTAX: &str = "the syntax is TOML (https://toml.io); `tetlo config init` 
 /// `source_name` is how errors name the file, `directory` what paths in it are relative to, `sets`
 /// the values of `--set`.
 ///
+/// A plugin of a library, a script or a page keeps its options as they are written unless its code was
+/// loaded before ([`outline`] says what there is to load).
+///
 /// # Errors
 /// Anything wrong with the text or an override: the message shows the place, the line and a caret,
 /// and there is a hint.
@@ -34,6 +38,40 @@ pub fn load(
     directory: &std::path::Path,
     sets: &[String],
 ) -> Result<CompareConfig> {
+    let unloaded = Unloaded::Refused;
+    with_file((source_name, text), directory, sets, unloaded, resolved)
+}
+
+/// The code that a configuration wants loaded, before its plugins are looked up.
+///
+/// # Errors
+/// As [`load`], as far as the structure goes.
+pub fn outline(
+    source_name: &str,
+    text: &str,
+    directory: &std::path::Path,
+    sets: &[String],
+) -> Result<Outline> {
+    let unloaded = Unloaded::Refused;
+    with_file((source_name, text), directory, sets, unloaded, outlined)
+}
+
+fn resolved(context: &Context<'_, '_>, file: &CompareFile) -> Result<CompareConfig> {
+    context.resolve(file)
+}
+
+fn outlined(context: &Context<'_, '_>, file: &CompareFile) -> Result<Outline> {
+    context.outline(file)
+}
+
+/// Reads the file as serde sees it and goes on with it.
+fn with_file<R>(
+    (source_name, text): (&str, &str),
+    directory: &std::path::Path,
+    sets: &[String],
+    unloaded: Unloaded,
+    then: impl FnOnce(&Context<'_, '_>, &CompareFile) -> Result<R>,
+) -> Result<R> {
     let mut sources = Sources::default();
     let start = sources.add(source_name, text);
     let arguments = sets
@@ -67,7 +105,23 @@ pub fn load(
 
     let file = CompareFile::deserialize(ValueDeserializer::from(root.clone()))
         .map_err(|e| wrong_structure(&sources, &root, &e))?;
-    Context { sources: &sources, root: &root, directory }.resolve(&file)
+    then(&Context { sources: &sources, root: &root, directory, unloaded }, &file)
+}
+
+/// Reads a configuration without the code that it wants loaded: of plugins that
+/// are not linked in, nothing is checked. `elsewhere`: are there further places where they could be?
+///
+/// # Errors
+/// As [`load`].
+pub fn load_without_code(
+    source_name: &str,
+    text: &str,
+    directory: &std::path::Path,
+    sets: &[String],
+    elsewhere: bool,
+) -> Result<CompareConfig> {
+    let unloaded = Unloaded::Kept { elsewhere };
+    with_file((source_name, text), directory, sets, unloaded, resolved)
 }
 
 /// Reads a configuration from a file's bytes.
@@ -80,13 +134,21 @@ pub fn load_bytes(
     directory: &std::path::Path,
     sets: &[String],
 ) -> Result<CompareConfig> {
+    load(source_name, text_of(source_name, bytes)?, directory, sets)
+}
+
+/// A configuration's text from a file's bytes.
+///
+/// # Errors
+/// Bytes that are no UTF-8 text; the message shows the place.
+pub fn text_of<'b>(source_name: &str, bytes: &'b [u8]) -> Result<&'b str> {
     let valid = std::str::from_utf8(bytes);
     let not_text = match valid {
         Ok(text) => text.bytes().position(|b| b.is_ascii_control() && !b"\t\n\r".contains(&b)),
         Err(e) => Some(e.valid_up_to()),
     };
     match (valid, not_text) {
-        (Ok(text), None) => load(source_name, text, directory, sets),
+        (Ok(text), None) => Ok(text),
         (_, at) => {
             let at = at.unwrap_or_default();
             // Up to the bad byte the text is what it is, so the place is right in the lossy text.

@@ -11,6 +11,7 @@
 //! Every error names file, line and column, shows the line with a caret, and carries a hint.
 
 mod check;
+mod code;
 mod difference;
 mod explain;
 mod file;
@@ -32,10 +33,11 @@ mod tests;
 mod tree;
 
 pub use check::MOST_THREADS;
+pub use code::{CodeConfig, Outline, Reference};
 pub use difference::difference;
 pub use explain::explain;
 pub use heat_map::HeatMapCell;
-pub use load::{load, load_bytes};
+pub use load::{load, load_bytes, load_without_code, outline, text_of};
 pub use located::{in_argument, located};
 pub use preset::{PRESET_KIND, PresetEntry, preset, presets};
 pub use resolved::{CompareConfig, MethodConfig, OptimizerKind, PluginConfig, TaskConfig};

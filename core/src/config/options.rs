@@ -1,23 +1,25 @@
 //! A plugin reference: the name looked up, the options read by the plugin's own type.
 
+use super::code::{CodeConfig, PAGES, PROCESS, Unloaded, is_process};
 use super::file::PluginRef;
 use super::message::{choices, meant, quoted, reword};
 use super::resolved::PluginConfig;
 use super::schema;
 use super::source::Sources;
 use super::tree::{self, Node, Path};
+use crate::error::nearest;
+use crate::foreign::LOADABLE;
 use crate::registry::catalog::{self, KindInfo, Plugin};
+use crate::registry::loaded;
 use crate::{Error, Result};
 use serde_json::Value;
 use std::ops::Range;
+use std::path::PathBuf;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
-/// Kinds whose plugins can come from a shared library.
-pub(super) const LOADABLE: [&str; 4] = ["regularizer", "selection", "stop-rule", "transfer-loss"];
-
 /// What a plugin that is not linked in needs instead.
-const OWN_BINARY: &str = "link the plugin into a binary of your own:
+pub(super) const OWN_BINARY: &str = "link the plugin into a binary of your own:
     use tetlo_plugins as _;
     use my_plugins as _;
     fn main() -> std::process::ExitCode { tetlo_cli::main() }";
@@ -27,6 +29,7 @@ pub(super) struct Context<'c, 'i> {
     pub(super) sources: &'c Sources<'i>,
     pub(super) root: &'c Node<'i>,
     pub(super) directory: &'c std::path::Path,
+    pub(super) unloaded: Unloaded,
 }
 
 impl Context<'_, '_> {
@@ -47,12 +50,40 @@ impl Context<'_, '_> {
         path: &Path,
         kinds: &[&str],
     ) -> Result<PluginConfig> {
-        if let Some(library) = &reference.shared_library {
-            return self.loaded(reference, library, path, kinds);
+        if is_process(reference, kinds) {
+            return self.process(path, kinds);
         }
-        let plugin = self.find(&reference.plugin, &path.key("plugin"), kinds)?;
-        let at = path.key("options");
-        let node = match tree::get(self.root, &at) {
+        if reference.library.is_some() {
+            let code = self.code(reference, path, kinds)?;
+            return self.of_code(&reference.plugin, code, path, &path.key("options"), kinds);
+        }
+        self.check_linked(reference, path)?;
+        let plugin = match self.find(&reference.plugin, &path.key("plugin"), kinds) {
+            Err(_) if self.may_be_elsewhere(kinds) => {
+                let nowhere = CodeConfig {
+                    library: PathBuf::new(),
+                    sha256: None,
+                    command: vec![],
+                    time_limit: None,
+                };
+                let at = path.key("options");
+                return self.unread(&reference.plugin, nowhere, &at, kinds);
+            }
+            found => found?,
+        };
+        let options = self.options(&plugin, path, &path.key("options"))?;
+        let code = plugin.code.map(|code| CodeConfig {
+            library: code.path.clone(),
+            sha256: Some(code.sha256.clone()),
+            command: code.command.clone(),
+            time_limit: None,
+        });
+        Ok(PluginConfig { kind: plugin.kind, plugin: reference.plugin.clone(), options, code })
+    }
+
+    /// The options at `at`, read by the plugin's own type.
+    fn options(&self, plugin: &Plugin, path: &Path, at: &Path) -> Result<Value> {
+        let node = match tree::get(self.root, at) {
             Some(node) => node.clone(),
             None => Spanned::new(
                 tree::span(self.root, &path.key("plugin")),
@@ -63,66 +94,124 @@ impl Context<'_, '_> {
         let mut options = plugin
             .describe
             .resolve(ValueDeserializer::from(node.clone()))
-            .map_err(|e| self.wrong_options(&plugin, &at, &node, &e))?;
+            .map_err(|e| self.wrong_options(plugin, at, &node, &e))?;
+        if plugin.code.is_some() {
+            return Ok(options);
+        }
         let mut not_utf8 = None;
-        visit_paths(&schema::of_plugin(&plugin), &mut options, &mut |value| {
+        visit_paths(&schema::of_plugin(plugin), &mut options, &mut |value| {
             if let Err(e) = self.make_absolute(value, &node) {
                 not_utf8 = Some(e);
             }
             true
         });
-        match not_utf8 {
-            Some(e) => Err(e),
-            None => Ok(PluginConfig {
-                kind: plugin.kind,
-                plugin: reference.plugin.clone(),
-                options,
-                shared_library: None,
-            }),
+        not_utf8.map_or(Ok(options), Err)
+    }
+
+    /// Could an unknown name be that of a plugin which is not loaded?
+    fn may_be_elsewhere(&self, kinds: &[&str]) -> bool {
+        let load = tree::get(self.root, &Path::of("plugins").key("load"));
+        let loads = load.and_then(|l| l.get_ref().as_array()).is_some_and(|l| !l.is_empty());
+        let loadable = kinds.iter().any(|k| LOADABLE.contains(k) || *k == PAGES);
+        loadable
+            && match self.unloaded {
+                Unloaded::Refused => false,
+                Unloaded::Kept { elsewhere } => elsewhere || loads,
+            }
+    }
+
+    /// `plugin = "process"`: the plugin that a command runs.
+    fn process(&self, path: &Path, kinds: &[&str]) -> Result<PluginConfig> {
+        let given = self.process_options(path)?;
+        let loaded = loaded::code_at(std::path::Path::new(""), &given.command);
+        let code = CodeConfig {
+            library: loaded.map(|code| code.path.clone()).unwrap_or_default(),
+            sha256: None,
+            command: loaded.map_or(given.command, |code| code.command.clone()),
+            time_limit: given.time_limit,
+        };
+        let at = path.key("options").key("options");
+        let Some(loaded) = loaded else {
+            return self.unread(PROCESS, code, &at, kinds);
+        };
+        let name = match given.name {
+            Some(name) => name,
+            None => self.only_one(&loaded.sha256, path, kinds)?,
+        };
+        self.of_code(&name, code, path, &at, kinds)
+    }
+
+    /// The name of the one plugin of these kinds that a command runs.
+    fn only_one(&self, sha256: &str, path: &Path, kinds: &[&str]) -> Result<String> {
+        let found = kinds.iter().filter_map(|k| catalog::kind(k));
+        let names: Vec<&str> = found.flat_map(|k| k.names_in(sha256)).collect();
+        let at = path.key("options");
+        match names.as_slice() {
+            [one] => Ok((*one).to_owned()),
+            [] => {
+                let what = format!("the command runs no {}", kinds.join(" or "));
+                let hint = "`tetlo plugins list --library PATH` shows what a file has";
+                Err(self.error(&at.key("command"), what, hint))
+            }
+            several => {
+                let what = format!("the command runs {}", several.join(", "));
+                let hint = format!("choose one: `name = \"{}\"`", several[0]);
+                Err(self.error(&at, what, hint))
+            }
         }
     }
 
-    fn loaded(
+    /// A plugin of a file; its options stand at `at`.
+    fn of_code(
         &self,
-        reference: &PluginRef,
-        library: &str,
+        name: &str,
+        code: CodeConfig,
         path: &Path,
+        at: &Path,
         kinds: &[&str],
     ) -> Result<PluginConfig> {
-        let at = path.key("library");
-        let Some(kind) = catalog::KINDS
-            .iter()
-            .map(|k| k.name)
-            .find(|k| kinds.contains(k) && LOADABLE.contains(k))
-        else {
-            let what = format!(
-                "a {} cannot be loaded from a library; only a {} can",
-                kinds.join(" or "),
-                LOADABLE.join(", ")
-            );
-            return Err(self.error(&at, what, OWN_BINARY));
+        let Some(loaded) = code.code() else {
+            return self.unread(name, code, at, kinds);
         };
-        if library.is_empty() {
-            let hint = "give the library's path, relative to the configuration file";
-            return Err(self.error(&at, "`library` is empty", hint));
-        }
-        let mut path_value = Value::String(library.to_owned());
-        if let Some(node) = tree::get(self.root, &at) {
-            self.make_absolute(&mut path_value, node)?;
-        }
-        let options = match tree::get(self.root, &path.key("options")) {
+        let of_kind = |k: &&str| catalog::kind(k);
+        let found = kinds.iter().filter_map(of_kind).find_map(|k| k.loaded(&loaded.sha256, name));
+        let Some(plugin) = found else {
+            let known: Vec<&str> =
+                kinds.iter().filter_map(of_kind).flat_map(|k| k.names_in(&loaded.sha256)).collect();
+            let what = format!("{} has no {} `{name}`", loaded.path.display(), kinds.join(" or "));
+            let hint = match nearest(name, &known) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None if known.is_empty() => {
+                    "`tetlo plugins list --library PATH` shows what a file has".to_owned()
+                }
+                None => format!("it has {}", known.join(", ")),
+            };
+            return Err(self.error(&path.key("plugin"), what, hint));
+        };
+        let options = self.options(&plugin, path, at)?;
+        let code = CodeConfig { sha256: Some(loaded.sha256.clone()), ..code };
+        Ok(PluginConfig { kind: plugin.kind, plugin: name.to_owned(), options, code: Some(code) })
+    }
+
+    /// A plugin whose code was not loaded: its options as they are written.
+    fn unread(
+        &self,
+        name: &str,
+        code: CodeConfig,
+        at: &Path,
+        kinds: &[&str],
+    ) -> Result<PluginConfig> {
+        let options = match tree::get(self.root, at) {
             Some(node) => {
                 self.check_finite(node)?;
                 tree::to_json(node)
             }
             None => Value::Object(serde_json::Map::new()),
         };
-        Ok(PluginConfig {
-            kind,
-            plugin: reference.plugin.clone(),
-            options,
-            shared_library: path_value.as_str().map(Into::into),
-        })
+        let loadable = |k: &&str| LOADABLE.contains(k) || *k == PAGES;
+        let kind = catalog::KINDS.iter().map(|k| k.name).find(|k| kinds.contains(k) && loadable(k));
+        let kind = kind.ok_or_else(|| Error::config(format!("`{name}` cannot be loaded")))?;
+        Ok(PluginConfig { kind, plugin: name.to_owned(), options, code: Some(code) })
     }
 
     fn find(&self, name: &str, at: &Path, kinds: &[&str]) -> Result<Plugin> {
@@ -209,7 +298,7 @@ impl Context<'_, '_> {
         }
     }
 
-    fn make_absolute(&self, value: &mut Value, node: &Node<'_>) -> Result<()> {
+    pub(super) fn make_absolute(&self, value: &mut Value, node: &Node<'_>) -> Result<()> {
         let Some(path) = value.as_str().filter(|p| !p.is_empty()) else { return Ok(()) };
         let wrong = |what: String| {
             let hint = "give an absolute path, or keep the configuration in another directory";

@@ -1,9 +1,10 @@
 //! The resolved configuration: plugins looked up, all defaults written out, paths absolute.
 
+use super::code::CodeConfig;
 use super::heat_map::HeatMapCell;
 use super::search::SearchConfig;
 use super::{options, schema};
-use crate::registry::{Kind, catalog};
+use crate::registry::{Kind, catalog, loaded};
 use crate::{Error, Result};
 use serde::{Serialize, Serializer};
 use serde_json::Value;
@@ -113,10 +114,9 @@ pub struct PluginConfig {
     /// All its options, defaults written out.
     #[serde(serialize_with = "object")]
     pub options: Value,
-    /// The shared library it comes from, absolute.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[serde(rename = "library")]
-    pub shared_library: Option<PathBuf>,
+    /// Where it comes from; `None`: it is linked in.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub code: Option<CodeConfig>,
 }
 
 /// Options that are no table (a unit type gives `null`) are written as an empty one.
@@ -175,38 +175,89 @@ impl PluginConfig {
         let table = DeTable::parse(&text).map_err(|e| wrong(&e.message()))?;
         let node = Spanned::new(table.span(), DeValue::Table(table.into_inner()));
         let options = plugin.describe.resolve(node.into()).map_err(|e| wrong(&e.message()))?;
-        Ok(Self { kind: T::NAME, plugin: name.to_owned(), options, shared_library: None })
+        Ok(Self { kind: T::NAME, plugin: name.to_owned(), options, code: None })
     }
 
-    /// Builds the plugin, which must be linked in.
+    /// Builds the plugin.
     ///
     /// # Errors
-    /// It comes from a library, is unknown, or its options do not fit.
+    /// It comes from code that was not loaded, is unknown, or its options do not fit.
     pub fn build<T: Kind + ?Sized>(&self) -> Result<Box<T>> {
-        if self.shared_library.is_some() {
-            return Err(Error::Unsupported {
-                plugin: self.plugin.clone(),
-                what: format!("being built as a linked {}: it comes from a library", T::NAME),
-            });
+        let Some(code) = &self.code else {
+            return crate::registry::build::<T>(&self.plugin, &self.options);
+        };
+        let not_loaded = || Error::Unsupported {
+            plugin: self.plugin.clone(),
+            what: format!(
+                "being built as a {}: its file {} was not loaded",
+                T::NAME,
+                code.library.display()
+            ),
+        };
+        let entry = code.sha256.as_deref().and_then(|hash| loaded::find::<T>(hash, &self.plugin));
+        let entry = entry.ok_or_else(not_loaded)?;
+        if let Some(loaded) = entry.code {
+            loaded.set_time_limit(code.time_limit());
         }
-        crate::registry::build::<T>(&self.plugin, &self.options)
+        entry.build(&self.options).map_err(|e| e.in_plugin(&self.plugin))
     }
 
     /// What decides the plugin's behaviour, for trial ids: its name and options, without those that
-    /// are paths (whose contents are hashed instead, so that a trial may move between machines).
+    /// are paths (whose contents are hashed instead, so that a trial may move between machines); of
+    /// code that is not linked in the hash of its file, and how it is run.
     pub fn identity(&self) -> Value {
-        let mut options = self.options.clone();
-        if let Some(plugin) = self.linked() {
-            let schema = schema::of_plugin(&plugin);
-            options::visit_paths(&schema, &mut options, &mut |_| false);
-        }
-        serde_json::json!({ "plugin": self.plugin, "options": options })
+        let Some(code) = &self.code else {
+            let mut options = self.options.clone();
+            let plugin = catalog::kind(self.kind).and_then(|k| catalog::find(k, &self.plugin).ok());
+            if let Some(plugin) = plugin {
+                let schema = schema::of_plugin(&plugin);
+                options::visit_paths(&schema, &mut options, &mut |_| false);
+            }
+            return serde_json::json!({ "plugin": self.plugin, "options": options });
+        };
+        serde_json::json!({
+            "plugin": self.plugin,
+            "options": self.options,
+            "sha256": code.sha256,
+            "command": code.command,
+        })
+    }
+}
+
+impl TaskConfig {
+    /// Its plugins that are not linked in.
+    pub fn loaded(&self) -> impl Iterator<Item = &PluginConfig> {
+        std::iter::once(&self.search_space).filter(|p| p.code.is_some())
+    }
+}
+
+impl MethodConfig {
+    /// Its plugins that are not linked in.
+    pub fn loaded(&self) -> impl Iterator<Item = &PluginConfig> {
+        let single = [&self.transfer_loss, &self.selection, &self.stop_rule];
+        let single = single.into_iter().flatten();
+        single.chain(&self.regularizers).filter(|p| p.code.is_some())
+    }
+}
+
+impl CompareConfig {
+    /// Its plugins that are not linked in.
+    pub fn loaded(&self) -> impl Iterator<Item = &PluginConfig> {
+        let of_tasks = self.tasks.iter().flat_map(TaskConfig::loaded);
+        of_tasks.chain(self.methods.iter().flat_map(MethodConfig::loaded))
     }
 
-    fn linked(&self) -> Option<catalog::Plugin> {
-        if self.shared_library.is_some() {
-            return None;
+    /// The same with other paths of the files that its plugins come from.
+    #[must_use]
+    pub fn with_libraries(mut self, path: impl Fn(&CodeConfig) -> PathBuf) -> Self {
+        let spaces = self.tasks.iter_mut().map(|t| &mut t.search_space);
+        let methods = self.methods.iter_mut().flat_map(|m| {
+            let single = [&mut m.transfer_loss, &mut m.selection, &mut m.stop_rule];
+            single.into_iter().flatten().chain(&mut m.regularizers)
+        });
+        for code in spaces.chain(methods).filter_map(|p| p.code.as_mut()) {
+            code.library = path(code);
         }
-        catalog::find(catalog::kind(self.kind)?, &self.plugin).ok()
+        self
     }
 }

@@ -1,8 +1,8 @@
 //! One JSON schema of the whole file, with the options of every registered plugin.
 
 use super::file::CompareFile;
-use super::options::LOADABLE;
 use super::preset::presets;
+use crate::foreign::LOADABLE;
 use crate::registry::catalog::{self, KindInfo, Plugin};
 use schemars::schema_for;
 use serde_json::{Map, Value, json};

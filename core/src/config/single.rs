@@ -1,5 +1,6 @@
 //! One plugin's options as given on a command line.
 
+use super::code::Unloaded;
 use super::file::PluginRef;
 use super::load::parse;
 use super::options::Context;
@@ -45,7 +46,8 @@ pub fn plugin<T: Kind + ?Sized>(
     table.insert(key("plugin"), Spanned::new(span.clone(), DeValue::String(Cow::Borrowed(name))));
     let root = Spanned::new(span.clone(), DeValue::Table(table));
     let reference = PluginRef::named(name);
-    Context { sources: &sources, root: &root, directory }.plugin(
+    let unloaded = Unloaded::Refused;
+    Context { sources: &sources, root: &root, directory, unloaded }.plugin(
         &reference,
         &Path::default(),
         &[T::NAME],

@@ -56,6 +56,7 @@ pub struct KindInfo {
     pub name: &'static str,
     list: fn() -> Vec<Plugin>,
     loaded: fn(&str, &str) -> Option<Plugin>,
+    names_in: fn(&str) -> Vec<&'static str>,
 }
 
 impl KindInfo {
@@ -64,6 +65,7 @@ impl KindInfo {
             name: T::NAME,
             list: || entries::<T>().into_iter().map(Plugin::new).collect(),
             loaded: |sha256, name| super::loaded::find::<T>(sha256, name).map(Plugin::new),
+            names_in: super::loaded::names::<T>,
         }
     }
 
@@ -75,6 +77,11 @@ impl KindInfo {
     /// Its plugin of this name from loaded code with this SHA-256.
     pub fn loaded(&self, sha256: &str, name: &str) -> Option<Plugin> {
         (self.loaded)(sha256, name)
+    }
+
+    /// The names of its plugins from loaded code with this SHA-256.
+    pub fn names_in(&self, sha256: &str) -> Vec<&'static str> {
+        (self.names_in)(sha256)
     }
 }
 

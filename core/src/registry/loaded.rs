@@ -4,9 +4,10 @@
 //! unloaded, so that its entries live as long as the program.
 
 use super::{Entry, Kind};
-use std::path::PathBuf;
-use std::sync::PoisonError;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{PoisonError, RwLock};
+use std::time::Duration;
 
 /// How a plugin comes into the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -48,18 +49,37 @@ pub struct Code {
     /// What it says it was built with; for people.
     pub built_with: String,
     named: AtomicBool,
+    time_limit: AtomicU64,
 }
+
+/// What a program that a process plugin runs gets in place of the file's path.
+pub const LIBRARY: &str = "{library}";
+
+/// Longest time that a process plugin may take for an answer, if the config says nothing.
+pub const TIME_LIMIT: Duration = Duration::from_mins(1);
 
 impl Code {
     /// Code that is found by its hash only.
     pub fn new(tier: Tier, path: PathBuf, sha256: String) -> Self {
         let (command, built_with) = (vec![], String::new());
-        Self { tier, path, sha256, command, built_with, named: AtomicBool::new(false) }
+        let time_limit = AtomicU64::new(TIME_LIMIT.as_millis() as u64);
+        let named = AtomicBool::new(false);
+        Self { tier, path, sha256, command, built_with, named, time_limit }
     }
 
     /// Can its plugins be named without naming the file (`[plugins] load`, `TETLO_PLUGIN_PATH`)?
     pub fn is_named(&self) -> bool {
         self.named.load(Ordering::Relaxed)
+    }
+
+    /// How long a process may take for an answer.
+    pub fn time_limit(&self) -> Duration {
+        Duration::from_millis(self.time_limit.load(Ordering::Relaxed))
+    }
+
+    /// Sets how long processes that are started from now on may take for an answer.
+    pub fn set_time_limit(&self, limit: Duration) {
+        self.time_limit.store(limit.as_millis() as u64, Ordering::Relaxed);
     }
 
     /// From now on its plugins can be named without naming the file.
@@ -72,6 +92,24 @@ impl Code {
 pub fn add<T: Kind + ?Sized>(entry: Entry<T>) {
     let mut list = T::loaded().write().unwrap_or_else(PoisonError::into_inner);
     list.push(Box::leak(Box::new(entry)));
+}
+
+/// A file, or a command as it was written, and the code that it turned out to be.
+type Place = (PathBuf, Vec<String>, &'static Code);
+
+static PLACES: RwLock<Vec<Place>> = RwLock::new(Vec::new());
+
+/// Notes that this file, run by this command (empty: in its own way), is this code.
+pub fn at(path: &Path, command: &[String], code: &'static Code) {
+    let mut places = PLACES.write().unwrap_or_else(PoisonError::into_inner);
+    places.retain(|(p, c, _)| p != path || c != command);
+    places.push((path.to_path_buf(), command.to_vec(), code));
+}
+
+/// The code that was loaded from this file with this command.
+pub fn code_at(path: &Path, command: &[String]) -> Option<&'static Code> {
+    let places = PLACES.read().unwrap_or_else(PoisonError::into_inner);
+    places.iter().find(|(p, c, _)| p == path && c == command).map(|(.., code)| *code)
 }
 
 fn list<T: Kind + ?Sized>() -> Vec<&'static Entry<T>> {
@@ -90,4 +128,10 @@ pub(super) fn named<T: Kind + ?Sized>() -> impl Iterator<Item = &'static Entry<T
 pub fn find<T: Kind + ?Sized>(sha256: &str, name: &str) -> Option<&'static Entry<T>> {
     let of = |e: &&Entry<T>| e.name == name && e.code.is_some_and(|c| c.sha256 == sha256);
     list::<T>().into_iter().find(of)
+}
+
+/// The names of the plugins from loaded code with this SHA-256.
+pub(super) fn names<T: Kind + ?Sized>(sha256: &str) -> Vec<&'static str> {
+    let of = |e: &&Entry<T>| e.code.is_some_and(|c| c.sha256 == sha256);
+    list::<T>().into_iter().filter(of).map(|e| e.name).collect()
 }

@@ -158,10 +158,13 @@ fn libraries_keep_their_options_and_path() {
                 transfer-loss = { plugin = \"mine\", library = \"l/m.so\", options = { x = [1, 2.5] } }";
     let config = good(&changed("preset = \"test-tri\"", loss), &[]);
     let loss = config.methods[0].transfer_loss.as_ref().unwrap();
-    assert_eq!(loss.shared_library.as_deref(), Some(Path::new("/home/me/l/m.so")));
+    let library = loss.code.as_ref().map(|code| code.library.as_path());
+    assert_eq!(library, Some(Path::new("/home/me/l/m.so")));
     assert_eq!(loss.options, json!({"x": [1, 2.5]}));
-    assert_eq!(loss.identity(), json!({"plugin": "mine", "options": {"x": [1, 2.5]}}));
-    assert!(loss.build::<dyn TransferLoss>().unwrap_err().to_string().contains("library"));
+    let identity =
+        json!({"plugin": "mine", "options": {"x": [1, 2.5]}, "sha256": null, "command": []});
+    assert_eq!(loss.identity(), identity);
+    assert!(loss.build::<dyn TransferLoss>().unwrap_err().to_string().contains("was not loaded"));
     assert_eq!(again(&config), config);
 }
 
