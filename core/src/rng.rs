@@ -105,6 +105,13 @@ pub struct Stream {
 }
 
 impl Stream {
+    /// Its whole state, from which another implementation can go on: the key (2 numbers), the counter
+    /// of the next block (4), the block at hand (4), and how many of its numbers are used.
+    pub fn state(&self) -> [u32; 11] {
+        let ([k, l], [a, b, c, d], [w, x, y, z]) = (self.key, self.counter, self.block);
+        [k, l, a, b, c, d, w, x, y, z, self.used as u32]
+    }
+
     /// 32 random bits.
     pub fn next_u32(&mut self) -> u32 {
         if self.used == 4 {

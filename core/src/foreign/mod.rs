@@ -6,12 +6,16 @@
 //! carriers implement the kinds themselves.
 
 mod arrays;
+pub mod cost;
+mod decisions;
 mod loss;
 mod manifest;
+pub mod messages;
 mod options;
 mod penalty;
 
 pub use arrays::{Input, Role, ValueAndGradients, Values};
+pub use decisions::{checked_genotype, checked_stop, trace_to_json};
 pub use loss::{ForeignLoss, Looks, LossCall, LossCode};
 pub use manifest::{LOADABLE, Manifest};
 pub use options::SchemaOptions;

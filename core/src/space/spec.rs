@@ -232,6 +232,11 @@ impl ArchValues {
         Ok(matrix)
     }
 
+    /// The matrices by rows, sorted by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &[Vec<f64>])> {
+        self.matrices.iter().map(|(name, rows)| (name.as_str(), rows.as_slice()))
+    }
+
     /// Is there a matrix of this name?
     pub fn contains(&self, name: &str) -> bool {
         self.matrices.contains_key(name)
