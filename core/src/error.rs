@@ -63,6 +63,9 @@ pub enum Error {
     /// A value outside its range, or arguments that do not fit together.
     #[error("{0}")]
     Invalid(String),
+    /// Loaded code failed: it reported an error, died, took too long or answered nonsense.
+    #[error("{0}")]
+    Foreign(String),
     /// A genotype that cannot be read, or that its space does not contain.
     #[error("genotype: {0}")]
     Genotype(String),
@@ -148,9 +151,11 @@ impl Error {
             | Self::Data(_)
             | Self::Kernels(_) => true,
             Self::Plugin { source, .. } => source.is_usage(),
-            Self::NotFinite { .. } | Self::NoGradient(_) | Self::Io { .. } | Self::Tensor(_) => {
-                false
-            }
+            Self::Foreign(_)
+            | Self::NotFinite { .. }
+            | Self::NoGradient(_)
+            | Self::Io { .. }
+            | Self::Tensor(_) => false,
         }
     }
 }

@@ -15,6 +15,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
+use tetlo_core::foreign::messages;
 use tetlo_core::genotype::Genotype;
 use tetlo_core::{Error, Result};
 
@@ -280,6 +281,7 @@ impl<'a> Recorder<'a> {
     /// # Errors
     /// An earlier write failed (a full disk).
     pub fn finish(mut self) -> Result<()> {
+        self.put_messages();
         let result = match self.failed.take() {
             Some(error) => Err(error),
             None => self
@@ -289,6 +291,23 @@ impl<'a> Recorder<'a> {
                 .and_then(|()| self.events.get_ref().sync_all()),
         };
         result.map_err(|e| Error::io(format!("cannot write records in {}", self.path.display()), e))
+    }
+
+    /// Records a line and passes it on.
+    fn put_line(&mut self, text: &str) {
+        let seconds = self.began.elapsed().as_secs_f64();
+        self.put(|r| {
+            serde_json::to_writer(&mut r.log, &json!({"seconds": seconds, "text": text}))?;
+            r.log.write_all(b"\n")
+        });
+        self.next.line(text);
+    }
+
+    /// Records what loaded code has said meanwhile.
+    fn put_messages(&mut self) {
+        for (plugin, text) in messages::take() {
+            self.put_line(&format!("{plugin}: {text}"));
+        }
     }
 
     fn put(&mut self, write: impl FnOnce(&mut Self) -> std::io::Result<()>) {
@@ -318,14 +337,34 @@ impl Observer for Recorder<'_> {
     }
 
     fn line(&mut self, text: &str) {
-        let seconds = self.began.elapsed().as_secs_f64();
+        self.put_messages();
+        self.put_line(text);
+        // An epoch has ended: what is recorded so far survives a killed process.
         self.put(|r| {
-            serde_json::to_writer(&mut r.log, &json!({"seconds": seconds, "text": text}))?;
-            r.log.write_all(b"\n")?;
-            // An epoch has ended: what is recorded so far survives a killed process.
             r.log.flush()?;
             r.events.flush()
         });
-        self.next.line(text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::Silent;
+
+    #[test]
+    fn what_loaded_code_says_stands_in_the_log() {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = TrialDirectory::at(folder.path());
+        let mut silent = Silent;
+        let mut recorder = Recorder::start(&directory, &mut silent).unwrap();
+        messages::say("talker", "before the epoch's end");
+        recorder.line("epoch 0");
+        messages::say("talker", "after it");
+        recorder.finish().unwrap();
+        let log = read_text(&folder.path().join("log.jsonl")).unwrap();
+        let texts: Vec<Value> =
+            log.lines().map(|l| serde_json::from_str::<Value>(l).unwrap()["text"].take()).collect();
+        assert_eq!(texts, ["talker: before the epoch's end", "epoch 0", "talker: after it"]);
     }
 }

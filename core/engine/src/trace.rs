@@ -45,3 +45,25 @@ pub fn from_json(value: &Value) -> Result<Trace> {
     let lambda_max = epochs.iter().map(|e| *e as usize).zip(lambda).collect();
     Ok(Trace { epochs: genotypes.len(), genotypes, lambda_max })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tetlo_core::foreign::trace_to_json;
+
+    #[test]
+    fn a_trace_for_foreign_rules_has_the_form_of_recorded_ones() {
+        let darts = "Genotype(normal=[('skip_connect', 0), ('none', 1)], normal_concat=range(2, 3), \
+                     reduce=[('none', 0), ('none', 1)], reduce_concat=range(2, 3))";
+        let genotypes = [darts, "|none~0|"].map(|text| Genotype::parse(text).unwrap());
+        let trace = Trace {
+            genotypes: genotypes.to_vec(),
+            lambda_max: vec![(0, 0.1), (1, 2.5)],
+            epochs: 2,
+        };
+        let read = from_json(&trace_to_json(&trace)).unwrap();
+        assert_eq!(read.genotypes, trace.genotypes);
+        assert_eq!(read.lambda_max, trace.lambda_max);
+        assert_eq!(read.epochs, trace.epochs);
+    }
+}

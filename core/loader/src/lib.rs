@@ -1,1 +1,3 @@
 //! Loads plugins at run time: shared libraries, processes, pages of data.
+
+pub mod process;

@@ -138,17 +138,17 @@ impl ValueAndGradients {
     /// A value or gradient that is not finite, or gradients of other sizes than the inputs.
     pub(super) fn attach(self, inputs: &[Input], tensors: &[&Tensor]) -> Result<Tensor> {
         if !self.value.is_finite() {
-            return Err(Error::Invalid(format!("it returned the value {}", self.value)));
+            return Err(Error::Foreign(format!("it returned the value {}", self.value)));
         }
         if self.gradients.len() != inputs.len() {
-            return Err(Error::Invalid(format!(
+            return Err(Error::Foreign(format!(
                 "it returned {} gradients for {} arrays",
                 self.gradients.len(),
                 inputs.len()
             )));
         }
         let Some(first) = tensors.first() else {
-            return Err(Error::Invalid("it was given nothing".into()));
+            return Err(Error::Foreign("it was given nothing".into()));
         };
         let mut result = Tensor::new(self.value, first.device())?.to_dtype(first.dtype())?;
         for ((gradient, input), tensor) in self.gradients.into_iter().zip(inputs).zip(tensors) {
@@ -157,7 +157,7 @@ impl ValueAndGradients {
             }
             let Some(gradient) = gradient else { continue };
             if gradient.len() != input.values.len() {
-                return Err(Error::Invalid(format!(
+                return Err(Error::Foreign(format!(
                     "its gradient in `{}` has {} values, the array has {}",
                     input.role,
                     gradient.len(),
@@ -165,7 +165,7 @@ impl ValueAndGradients {
                 )));
             }
             if !gradient.is_finite() {
-                return Err(Error::Invalid(format!(
+                return Err(Error::Foreign(format!(
                     "its gradient in `{}` is not finite",
                     input.role
                 )));

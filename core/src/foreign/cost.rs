@@ -31,9 +31,9 @@ pub(super) fn call(total: Duration) {
     TOTAL.fetch_add(total.as_nanos() as u64, Ordering::Relaxed);
 }
 
-/// Adds time inside an author's function (what carries the call does it).
-pub fn inside(time: Duration) {
-    INSIDE.fetch_add(time.as_nanos() as u64, Ordering::Relaxed);
+/// Adds seconds inside an author's function (what carries the call does it).
+pub fn inside(seconds: f64) {
+    INSIDE.fetch_add((seconds * 1e9) as u64, Ordering::Relaxed);
 }
 
 /// The cost of all calls since the last time this was asked; `None`: there were none.

@@ -8,30 +8,18 @@
 mod arrays;
 pub mod c;
 pub mod cost;
+mod decisions;
 #[doc(hidden)]
 pub mod export;
 mod loss;
 mod manifest;
+pub mod messages;
 mod options;
 mod penalty;
 
 pub use arrays::{Input, Role, ValueAndGradients, Values};
+pub use decisions::{checked_genotype, checked_stop, trace_to_json};
 pub use loss::{ForeignLoss, Looks, LossCall, LossCode};
 pub use manifest::{LOADABLE, Manifest};
 pub use options::SchemaOptions;
 pub use penalty::{ForeignRegularizer, PenaltyCall, PenaltyCode};
-
-use crate::genotype::Genotype;
-use crate::space::SpaceSpec;
-use crate::{Error, Result};
-
-/// A genotype that foreign code selected, as JSON, checked against the space.
-///
-/// # Errors
-/// It cannot be read, or is not in the space.
-pub fn selected(space: &SpaceSpec, json: &str) -> Result<Genotype> {
-    let genotype = Genotype::parse(json)
-        .map_err(|e| Error::Invalid(format!("its genotype cannot be read: {e}")))?;
-    space.check(&genotype)?;
-    Ok(genotype)
-}

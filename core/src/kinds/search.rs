@@ -1,11 +1,11 @@
 //! Kinds that shape a differentiable search: relaxation, supernet transform, regulariser, stopping
 //! rule, selection.
 
+use crate::Result;
 use crate::genotype::Genotype;
 use crate::registry::macros::declare_kind;
 use crate::rng::Stream;
 use crate::space::{ArchValues, SpaceSpec};
-use crate::{Error, Result};
 use candle_core::Tensor;
 use std::fmt::Debug;
 
@@ -71,27 +71,6 @@ pub struct Stop {
     pub stop_epoch: usize,
     /// The epoch whose cell is returned.
     pub return_epoch: usize,
-}
-
-impl Stop {
-    /// What foreign code decided on a trace: −1 as `stop_epoch` means to go on.
-    ///
-    /// # Errors
-    /// Epochs that have not happened.
-    pub fn checked(stop_epoch: i64, return_epoch: i64, trace: &Trace) -> Result<Option<Self>> {
-        if stop_epoch == -1 {
-            return Ok(None);
-        }
-        let happened = 0..trace.genotypes.len() as i64;
-        if !happened.contains(&stop_epoch) || !(0..=stop_epoch).contains(&return_epoch) {
-            return Err(Error::Invalid(format!(
-                "it stops after epoch {stop_epoch} and returns epoch {return_epoch}, but {} epochs have \
-                 ended (counted from 0)",
-                happened.end
-            )));
-        }
-        Ok(Some(Self { stop_epoch: stop_epoch as usize, return_epoch: return_epoch as usize }))
-    }
 }
 
 /// Decides whether a search ends early.

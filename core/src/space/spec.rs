@@ -244,9 +244,9 @@ impl ArchValues {
         Ok(())
     }
 
-    /// All matrices by name, in the order of the names.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &Vec<Vec<f64>>)> {
-        self.matrices.iter().map(|(name, rows)| (name.as_str(), rows))
+    /// The matrices by rows, sorted by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &[Vec<f64>])> {
+        self.matrices.iter().map(|(name, rows)| (name.as_str(), rows.as_slice()))
     }
 
     /// Is there a matrix of this name?

@@ -3,8 +3,8 @@
 
 use super::object::Object;
 use crate::foreign::{
-    self, Input, Looks, LossCall, LossCode, PenaltyCall, PenaltyCode, Role, ValueAndGradients,
-    Values, cost,
+    Input, Looks, LossCall, LossCode, PenaltyCall, PenaltyCode, Role, ValueAndGradients, Values,
+    checked_genotype, checked_stop, cost,
 };
 use crate::genotype::Genotype;
 use crate::kinds::{Progress, Selection, Stop, StopRule, Trace};
@@ -125,7 +125,7 @@ impl LossCode for CLoss {
 
     fn call(&self, call: &LossCall<'_>) -> Result<ValueAndGradients> {
         let Some(loss) = self.descriptor.loss else {
-            return Err(Error::Invalid("it has no function `loss`".into()));
+            return Err(Error::Foreign("it has no function `loss`".into()));
         };
         let labels: Option<Vec<i64>> =
             call.labels.map(|l| l.iter().map(|l| i64::from(*l)).collect());
@@ -175,7 +175,7 @@ impl LossCode for CLoss {
         self.object.call(|object, err, len| unsafe {
             loss(object, &raw const batch, &raw mut out, err, len)
         })?;
-        cost::inside(began.elapsed());
+        cost::inside(began.elapsed().as_secs_f64());
         Ok(ValueAndGradients { value: out.loss, gradients: arrays.gradients })
     }
 }
@@ -223,7 +223,7 @@ impl PenaltyCode for CPenalty {
 
     fn call(&self, call: &PenaltyCall<'_>) -> Result<ValueAndGradients> {
         let Some(penalty) = self.descriptor.penalty else {
-            return Err(Error::Invalid("it has no function `penalty`".into()));
+            return Err(Error::Foreign("it has no function `penalty`".into()));
         };
         let arrays = Arrays::new(call.inputs);
         let given = alphas(&arrays.tensors, std::ptr::null(), Some(call.progress));
@@ -233,7 +233,7 @@ impl PenaltyCode for CPenalty {
         self.object.call(|object, err, len| unsafe {
             penalty(object, &raw const given, &raw mut value, arrays.buffers.as_ptr(), err, len)
         })?;
-        cost::inside(began.elapsed());
+        cost::inside(began.elapsed().as_secs_f64());
         Ok(ValueAndGradients { value, gradients: arrays.gradients })
     }
 }
@@ -257,7 +257,7 @@ impl CStopRule {
 }
 
 fn texts(list: impl Iterator<Item = String>) -> Result<Vec<CString>> {
-    let nul = |_| Error::Invalid("a text has a character with code 0".into());
+    let nul = |_| Error::Foreign("a text has a character with code 0".into());
     list.map(|text| CString::new(text).map_err(nul)).collect()
 }
 
@@ -268,7 +268,7 @@ fn pointers(texts: &[CString]) -> Vec<*const c_char> {
 impl StopRule for CStopRule {
     fn stop(&self, trace: &Trace) -> Result<Option<Stop>> {
         let Some(stop) = self.descriptor.stop else {
-            return Err(Error::Invalid("it has no function `stop`".into()));
+            return Err(Error::Foreign("it has no function `stop`".into()));
         };
         let genotypes = texts(trace.genotypes.iter().map(|g| g.to_json().to_string()))?;
         let genotypes = (pointers(&genotypes), genotypes);
@@ -291,7 +291,13 @@ impl StopRule for CStopRule {
         self.object.call(|object, err, len| unsafe {
             stop(object, &raw const given, &raw mut end, &raw mut back, err, len)
         })?;
-        Stop::checked(end, back, trace)
+        if end == -1 {
+            return Ok(None);
+        }
+        // Negative epochs have not been, as those after the end.
+        let epoch = |e: i64| usize::try_from(e).unwrap_or(usize::MAX);
+        let stop = Stop { stop_epoch: epoch(end), return_epoch: epoch(back) };
+        checked_stop(trace, stop).map(Some)
     }
 }
 
@@ -316,10 +322,10 @@ impl CSelection {
 impl Selection for CSelection {
     fn select(&self, space: &SpaceSpec, values: &ArchValues) -> Result<Genotype> {
         let Some(select) = self.descriptor.select else {
-            return Err(Error::Invalid("it has no function `select`".into()));
+            return Err(Error::Foreign("it has no function `select`".into()));
         };
         values.check(space)?;
-        let text = serde_json::to_string(space).map_err(|e| Error::Invalid(e.to_string()))?;
+        let text = serde_json::to_string(space).map_err(|e| Error::Foreign(e.to_string()))?;
         let text = texts(std::iter::once(text))?;
         let mut inputs = Vec::new();
         for (i, (_, rows)) in values.iter().enumerate() {
@@ -338,9 +344,9 @@ impl Selection for CSelection {
             select(object, text[0].as_ptr(), &raw const given, out, GENOTYPE, err, len)
         })?;
         let answer = CStr::from_bytes_until_nul(&answer)
-            .map_err(|_| Error::Invalid("its genotype has no final NUL".into()))?;
-        let answer =
-            answer.to_str().map_err(|_| Error::Invalid("its genotype is not UTF-8".into()))?;
-        foreign::selected(space, answer)
+            .map_err(|_| Error::Foreign("its genotype has no final NUL".into()))?;
+        let answer = serde_json::from_slice(answer.to_bytes())
+            .map_err(|e| Error::Foreign(format!("its genotype is not JSON: {e}")))?;
+        checked_genotype(space, &answer)
     }
 }

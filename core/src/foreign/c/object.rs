@@ -85,9 +85,9 @@ fn with_message(f: impl FnOnce(*mut c_char, usize) -> i32) -> Result<()> {
     let message = if message.is_empty() { "no message".into() } else { message };
     match code {
         abi::OK => Ok(()),
-        abi::PANIC => Err(Error::Invalid(format!("it panicked: {message}"))),
-        abi::UNSUPPORTED => Err(Error::Invalid(format!("not supported: {message}"))),
-        abi::ERROR => Err(Error::Invalid(message.into_owned())),
-        other => Err(Error::Invalid(format!("it returned the unknown code {other}: {message}"))),
+        abi::PANIC => Err(Error::Foreign(format!("it panicked: {message}"))),
+        abi::UNSUPPORTED => Err(Error::Foreign(format!("not supported: {message}"))),
+        abi::ERROR => Err(Error::Foreign(message.into_owned())),
+        other => Err(Error::Foreign(format!("it returned the unknown code {other}: {message}"))),
     }
 }
