@@ -12,6 +12,7 @@ mod partial;
 mod plugins;
 mod precision;
 mod second_derivatives;
+mod space_page;
 mod stages;
 mod tensor_code;
 mod tetlo;

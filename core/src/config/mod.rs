@@ -30,6 +30,7 @@ mod single;
 mod source;
 #[cfg(test)]
 mod tests;
+pub(crate) mod text;
 mod tree;
 
 pub use check::MOST_THREADS;

@@ -1,15 +1,12 @@
 //! What foreign code says of a plugin before it is built.
 
 use super::options::SchemaOptions;
-use crate::registry::catalog;
+use crate::registry::{self, catalog};
 use crate::{Error, Result};
 use serde_json::Value;
 
 /// Kinds whose plugins can come from a shared library or a process.
 pub const LOADABLE: [&str; 4] = ["regularizer", "selection", "stop-rule", "transfer-loss"];
-
-/// Longest name, summary and version.
-const LONGEST: usize = 200;
 
 /// A plugin in foreign code.
 #[derive(Debug, Clone)]
@@ -45,16 +42,13 @@ impl Manifest {
             let what = if known { "cannot be loaded" } else { "is unknown" };
             return wrong(format!("the kind `{kind}` {what}; {} can", LOADABLE.join(", ")));
         };
-        let word = |w: &str| {
-            !w.is_empty() && w.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit())
-        };
-        if name.len() > LONGEST || !name.split('-').all(word) {
+        if !registry::is_name(name, '-') {
             return wrong(format!(
                 "the name {name:?} is not lower-case words and digits joined by `-`"
             ));
         }
         for (what, text) in [("summary", summary), ("version", version)] {
-            if text.trim().is_empty() || text.len() > LONGEST || text.contains(char::is_control) {
+            if !registry::is_line(text) {
                 return wrong(format!("the {what} of `{name}` is not one line of text: {text:?}"));
             }
         }

@@ -36,6 +36,22 @@ pub trait FromOptions: Sized {
     fn from_options(options: Self::Options) -> Result<Self>;
 }
 
+/// Longest name, summary and version of a plugin, in bytes.
+const LONGEST: usize = 200;
+
+/// Is it a plugin's name: lower-case words and digits joined by `joint` (`-`, in names of operations
+/// `_`)?
+pub fn is_name(name: &str, joint: char) -> bool {
+    let word =
+        |w: &str| !w.is_empty() && w.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
+    name.len() <= LONGEST && name.split(joint).all(word)
+}
+
+/// Is it a plugin's summary or version: one line of text, not too long for a listing?
+pub fn is_line(text: &str) -> bool {
+    !text.trim().is_empty() && text.len() <= LONGEST && !text.contains(char::is_control)
+}
+
 /// Options of a plugin that has none.
 #[derive(Debug, Clone, Copy, Default, serde::Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

@@ -1,11 +1,14 @@
 //! Which discrete cells a space contains.
 
-use super::spec::{CellSpec, SpaceSpec};
+use super::spec::{CellSpec, EdgeSpec, Place, SpaceSpec};
 use crate::genotype::{Genotype, GenotypeCell, GenotypeEdge};
 use crate::rng::Stream;
 use crate::{Error, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+/// The operation that leaves an edge out.
+const NONE: &str = "none";
 
 /// Which discrete cells a space contains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -93,6 +96,32 @@ impl SpaceSpec {
     }
 }
 
+impl SpaceSpec {
+    /// The first place at which a cell does not fit the grammar, so that nothing could be sampled.
+    pub(super) fn grammar_flaw(&self) -> Option<(Place, String)> {
+        let least = match self.grammar {
+            Grammar::TwoInputsANode => 2,
+            Grammar::OneOperationAnEdge => 1,
+        };
+        for (i, cell) in self.cells.iter().enumerate() {
+            let few = |to: &usize| cell.into_state(*to).len() < least;
+            if let Some(to) = (cell.inputs..cell.states()).find(few) {
+                let has = cell.into_state(to).len();
+                let what = format!("state {to} of cell `{}` has {has} edges into it", cell.name);
+                return Some((Place::Cell(i, "edges"), format!("{what}, it needs {least}")));
+            }
+            let kept = |e: &EdgeSpec| e.operations.iter().any(|o| o != NONE);
+            if self.grammar == Grammar::TwoInputsANode
+                && let Some(e) = cell.edges.iter().position(|e| !kept(e))
+            {
+                let what = format!("edge {e} of cell `{}` offers nothing but `{NONE}`", cell.name);
+                return Some((Place::Edge(i, e, "operations"), what));
+            }
+        }
+        None
+    }
+}
+
 fn two_inputs_a_node(cell: &CellSpec, draws: &mut Stream) -> Result<Vec<GenotypeEdge>> {
     let mut edges = Vec::new();
     for node in 0..cell.nodes {
@@ -108,7 +137,7 @@ fn two_inputs_a_node(cell: &CellSpec, draws: &mut Stream) -> Result<Vec<Genotype
         picked.sort_unstable();
         for p in picked {
             let edge = incoming[p];
-            let choices: Vec<&String> = edge.operations.iter().filter(|o| *o != "none").collect();
+            let choices: Vec<&String> = edge.operations.iter().filter(|o| *o != NONE).collect();
             if choices.is_empty() {
                 return Err(Error::config("an edge offers nothing but `none`"));
             }

@@ -7,6 +7,7 @@ mod head;
 mod lower;
 mod mixing;
 mod model;
+pub mod page;
 mod recipe;
 mod skeleton;
 mod spec;

@@ -1,11 +1,15 @@
 //! How cells are stacked to a network.
 
-use crate::{Error, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Name of the only kind of cell of a space of single-input cells.
 pub const SINGLE_CELL: &str = "cell";
+
+/// Sizes beyond these are slips.
+pub(super) const MOST_CHANNELS: usize = 4096;
+pub(super) const MOST_CELLS: usize = 512;
+const MOST_STEM_MULTIPLIER: usize = 64;
 
 /// The macro skeleton: everything of a network that is not searched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -134,17 +138,15 @@ impl Skeleton {
         }
     }
 
-    /// Checks the sizes.
-    ///
-    /// # Errors
-    /// A size is 0 or absurd.
-    pub(super) fn check(&self) -> Result<()> {
-        if self.channels() == 0 || self.cells() == 0 {
-            return Err(Error::config("channels and cells must be at least 1"));
+    /// The first size that is 0 or absurd: its key, and what it can be.
+    pub(super) fn flaw(&self) -> Option<(&'static str, String)> {
+        let mut sizes =
+            vec![("channels", self.channels(), MOST_CHANNELS), ("cells", self.cells(), MOST_CELLS)];
+        if let Self::TwoInputs { stem_multiplier, .. } = self {
+            sizes.push(("stem-multiplier", *stem_multiplier, MOST_STEM_MULTIPLIER));
         }
-        if self.channels() > 4096 || self.cells() > 512 {
-            return Err(Error::config("`channels` can be 4096 and `cells` 512 at most"));
-        }
-        Ok(())
+        let wrong = sizes.into_iter().find(|(_, size, most)| !(1..=*most).contains(size))?;
+        let (key, size, most) = wrong;
+        Some((key, format!("`{key}` must be 1 to {most}, got {size}")))
     }
 }

@@ -43,6 +43,20 @@ pub struct CellSpec {
     pub edges: Vec<EdgeSpec>,
 }
 
+/// More nodes than any cell has: a slip.
+pub(super) const MOST_NODES: usize = 64;
+
+/// A place in a description: keys as in the JSON form, indices of cells and edges.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    Skeleton(&'static str),
+    Mixing,
+    /// The list of cells.
+    Cells,
+    Cell(usize, &'static str),
+    Edge(usize, usize, &'static str),
+}
+
 /// An edge between two states. States are the cell's inputs, then its nodes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -61,52 +75,43 @@ impl SpaceSpec {
     /// # Errors
     /// Names the cell and edge that does not.
     pub fn validated(self) -> Result<Self> {
-        let bad = |what: String| Err(Error::config(format!("space `{}`: {what}", self.name)));
-        if let Err(e) = self.skeleton.check() {
-            return bad(e.to_string());
+        match self.flaw() {
+            Some((_, what)) => Err(Error::config(format!("space `{}`: {what}", self.name))),
+            None => Ok(self),
+        }
+    }
+
+    /// The first thing in the description that makes no sense: where, and what.
+    pub(super) fn flaw(&self) -> Option<(Place, String)> {
+        if let Some((key, what)) = self.skeleton.flaw() {
+            return Some((Place::Skeleton(key), what));
         }
         if let Err(what) = self.mixing.check(self.skeleton.channels()) {
-            return bad(what);
+            return Some((Place::Mixing, what));
         }
-        for cell in &self.cells {
-            let (inputs, states) = (cell.inputs, cell.states());
-            if inputs != self.skeleton.inputs() {
-                return bad(format!(
-                    "cell `{}` has {inputs} inputs, its skeleton gives {}",
-                    cell.name,
-                    self.skeleton.inputs()
-                ));
+        for (i, cell) in self.cells.iter().enumerate() {
+            if let Some((key, what)) = cell.flaw(self.skeleton.inputs()) {
+                return Some((Place::Cell(i, key), format!("cell `{}` {what}", cell.name)));
             }
-            if cell.nodes == 0 || cell.edges.is_empty() {
-                return bad(format!("cell `{}` has no node or no edge", cell.name));
-            }
-            let columns = cell.edges[0].operations.len();
-            for (i, edge) in cell.edges.iter().enumerate() {
-                if edge.from >= edge.to || edge.to < inputs || edge.to >= states {
-                    return bad(format!(
-                        "edge {i} of cell `{}` goes from state {} to {} of {states}",
-                        cell.name, edge.from, edge.to
-                    ));
-                }
-                if edge.operations.is_empty() || edge.operations.len() != columns {
-                    return bad(format!(
-                        "edge {i} of cell `{}` has {} operations, the first {columns}",
-                        cell.name,
-                        edge.operations.len()
-                    ));
-                }
+            let edge = |e: usize| cell.edge_flaw(e).map(|flaw| (e, flaw));
+            if let Some((e, (key, what))) = (0..cell.edges.len()).find_map(edge) {
+                let what = format!("edge {e} of cell `{}` {what}", cell.name);
+                return Some((Place::Edge(i, e, key), what));
             }
         }
-        for name in self.skeleton.kinds() {
-            if self.cell(name).is_none() {
-                return bad(format!("the cell `{name}` is missing"));
-            }
+        let kinds = self.skeleton.kinds();
+        if let Some(name) = kinds.iter().find(|k| self.cell(k).is_none()) {
+            return Some((Place::Cells, format!("the cell `{name}` is missing")));
         }
-        let unknown = |c: &&CellSpec| !self.skeleton.kinds().contains(&c.name.as_str());
-        if let Some(cell) = self.cells.iter().find(unknown) {
-            return bad(format!("its skeleton has no cell `{}`", cell.name));
-        }
-        Ok(self)
+        let (i, cell) = self.cells.iter().enumerate().find(|(i, c)| {
+            !kinds.contains(&c.name.as_str()) || self.cells[..*i].iter().any(|b| b.name == c.name)
+        })?;
+        let what = if kinds.contains(&cell.name.as_str()) {
+            format!("there are two cells `{}`", cell.name)
+        } else {
+            format!("its skeleton has no cell `{}`, only {}", cell.name, kinds.join(" and "))
+        };
+        Some((Place::Cell(i, "name"), what))
     }
 
     /// The kind of cell of this name.
@@ -132,23 +137,66 @@ impl SpaceSpec {
 impl CellSpec {
     /// Every pair of states with an edge into each node, all with the same operations (DARTS).
     pub fn complete(name: &str, nodes: usize, operations: &[&str]) -> Self {
-        let operations: Vec<String> = operations.iter().map(|o| (*o).to_owned()).collect();
-        let edges = (2..nodes + 2)
-            .flat_map(|to| (0..to).map(move |from| (from, to)))
-            .map(|(from, to)| EdgeSpec { from, to, operations: operations.clone() })
-            .collect();
-        Self { name: name.to_owned(), inputs: 2, nodes, edges }
+        Self::joined(name, (2, nodes), &operations.iter().map(|&o| o.into()).collect::<Vec<_>>())
     }
 
     /// One input and `nodes` nodes, every pair of them joined, all edges with the same operations
     /// (NAS-Bench-201).
     pub fn single_input(name: &str, nodes: usize, operations: &[&str]) -> Self {
-        let operations: Vec<String> = operations.iter().map(|o| (*o).to_owned()).collect();
-        let edges = (1..=nodes)
-            .flat_map(|to| (0..to).map(move |from| (from, to)))
-            .map(|(from, to)| EdgeSpec { from, to, operations: operations.clone() })
-            .collect();
-        Self { name: name.to_owned(), inputs: 1, nodes, edges }
+        Self::joined(name, (1, nodes), &operations.iter().map(|&o| o.into()).collect::<Vec<_>>())
+    }
+
+    /// A cell whose nodes have an edge from every state before them.
+    pub(super) fn joined(
+        name: &str,
+        (inputs, nodes): (usize, usize),
+        operations: &[String],
+    ) -> Self {
+        let edge = |from, to| EdgeSpec { from, to, operations: operations.to_vec() };
+        let edges = (inputs..inputs + nodes).flat_map(|to| (0..to).map(move |from| (from, to)));
+        let edges = edges.map(|(from, to)| edge(from, to)).collect();
+        Self { name: name.to_owned(), inputs, nodes, edges }
+    }
+
+    /// The first thing about the cell as a whole that makes no sense: its key, and what.
+    fn flaw(&self, inputs: usize) -> Option<(&'static str, String)> {
+        if self.inputs != inputs {
+            return Some((
+                "inputs",
+                format!("has {} inputs, its skeleton gives {inputs}", self.inputs),
+            ));
+        }
+        if !(1..=MOST_NODES).contains(&self.nodes) {
+            return Some(("nodes", format!("has {} nodes, 1 to {MOST_NODES} can be", self.nodes)));
+        }
+        self.edges.is_empty().then(|| ("edges", "has no edge".to_owned()))
+    }
+
+    /// The first thing about an edge that makes no sense: its key, and what.
+    fn edge_flaw(&self, e: usize) -> Option<(&'static str, String)> {
+        let EdgeSpec { from, to, ref operations } = self.edges[e];
+        let states = self.states();
+        let goes = format!("goes from state {from} to {to}");
+        if to < self.inputs || to >= states {
+            let nodes = format!("the nodes are {} to {}", self.inputs, states - 1);
+            return Some(("to", format!("{goes}, {nodes}")));
+        }
+        if from >= to {
+            return Some(("from", format!("{goes}; it must come from a state before")));
+        }
+        if let Some(same) = self.edges[..e].iter().position(|b| (b.from, b.to) == (from, to)) {
+            return Some(("to", format!("{goes}, and so does edge {same}")));
+        }
+        if operations.is_empty() {
+            return Some(("operations", "has no operation".to_owned()));
+        }
+        let columns = self.columns();
+        if operations.len() != columns {
+            let has = operations.len();
+            return Some(("operations", format!("has {has} operations, the first {columns}")));
+        }
+        let twice = (1..columns).find(|i| operations[..*i].contains(&operations[*i]))?;
+        Some(("operations", format!("has `{}` twice", operations[twice])))
     }
 
     /// Number of states: inputs and nodes.
