@@ -19,6 +19,12 @@ pub(crate) struct Cli {
     /// Never show progress bars.
     #[arg(long, global = true)]
     pub(crate) no_progress: bool,
+    /// Load no plugins from shared libraries or scripts.
+    #[arg(long, global = true)]
+    pub(crate) no_dynamic_plugins: bool,
+    /// Load plugins from files and folders that every user of the machine can write.
+    #[arg(long, global = true)]
+    pub(crate) allow_unsafe_plugins: bool,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -132,6 +138,9 @@ pub(crate) struct CompareArgs {
     /// `cpu` or `cuda:N` (default: the config's).
     #[arg(long)]
     pub(crate) device: Option<String>,
+    /// Check and plan, and run nothing.
+    #[arg(long, hide = true)]
+    pub(crate) prepare: bool,
 }
 
 #[derive(Debug, Args)]
@@ -222,6 +231,9 @@ pub(crate) enum PluginsCommand {
         /// Only this kind, such as `transfer-loss`.
         #[arg(long)]
         kind: Option<String>,
+        /// Only the plugins of this file: a shared library, a script, or a page of TOML.
+        #[arg(long, value_name = "PATH")]
+        library: Option<PathBuf>,
         #[command(flatten)]
         format: FormatArg,
     },
@@ -229,6 +241,9 @@ pub(crate) enum PluginsCommand {
     Show {
         /// NAME or KIND/NAME.
         name: String,
+        /// The file that the plugin is in.
+        #[arg(long, value_name = "PATH")]
+        library: Option<PathBuf>,
         #[command(flatten)]
         format: FormatArg,
     },
@@ -255,6 +270,9 @@ pub(crate) enum PluginsCommand {
         /// The space a selection works in.
         #[arg(long, default_value = "darts")]
         space: String,
+        /// The file that the plugin is in.
+        #[arg(long, value_name = "PATH")]
+        library: Option<PathBuf>,
     },
 }
 

@@ -1,6 +1,7 @@
 //! `compare`, `plan`, `run-trial`, `report`: a comparison as a whole and cut up.
 
 use crate::args::{CompareArgs, Format, PlanArgs, ReportArgs, RunTrialArgs};
+use crate::commands::code;
 use crate::commands::setup::{self, Loaded, place};
 use crate::console::{self, Progress};
 use crate::exit::{Exit, Usage};
@@ -8,9 +9,11 @@ use crate::report::{self, Report};
 use anyhow::{Result, bail};
 use serde_json::json;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 use tetlo_core::config::CompareConfig;
 use tetlo_core::data::Data;
+use tetlo_core::foreign::ended;
 use tetlo_engine::comparison::Comparison;
 use tetlo_engine::estimate::Cost;
 use tetlo_engine::plan::Trial;
@@ -18,21 +21,71 @@ use tetlo_engine::trial::{Place, load_data, run as run_one};
 
 /// Runs a comparison.
 pub(crate) fn compare(arguments: &CompareArgs, bars: bool) -> Result<Exit> {
+    let began = Instant::now();
+    let outline = setup::outline(&arguments.config)?;
+    let out = arguments.out.clone().unwrap_or_else(|| Path::new("runs").join(&outline.name));
+    if code::is_wanted(&outline) && !arguments.prepare {
+        // Code that is not linked in never runs in this process, which keeps the comparison.
+        if let Some(exit) = prepare(arguments, &out)? {
+            return Ok(exit);
+        }
+        let (comparison, config, trials) = Comparison::resume(&out)?;
+        let device = arguments.device.as_ref().unwrap_or(&config.device);
+        let place = place(device, config.threads)?;
+        return run_all(&comparison, &config, &trials, &place, (arguments, bars), began);
+    }
     let mut loaded = setup::load(&arguments.config)?;
     let place = loaded.place(arguments.device.as_ref())?;
     let trials = loaded.plan()?;
     // Everything that can be wrong with the config is found before anything is written.
     check(&loaded, &trials)?;
-    let config = &loaded.config;
-    let out = arguments.out.clone().unwrap_or_else(|| Path::new("runs").join(&config.name));
-    let comparison = Comparison::open(&out, config, &trials)?;
-    let began = Instant::now();
-    if arguments.jobs > 1 {
-        run_children(&comparison, &trials, arguments.jobs as usize, place.threads)?;
-    } else {
-        run_here(&comparison, &loaded, &trials, &place, bars)?;
+    let comparison = Comparison::open(&out, &loaded.config, &trials)?;
+    if arguments.prepare {
+        return Ok(Exit::Ok);
     }
-    finish(&comparison, config, began)
+    run_all(&comparison, &loaded.config, &trials, &place, (arguments, bars), began)
+}
+
+/// Checks and plans in a child, which loads the code. The exit where that ends the command.
+fn prepare(arguments: &CompareArgs, out: &Path) -> Result<Option<Exit>> {
+    let mut command = Command::new(std::env::current_exe()?);
+    code::pass_policy(&mut command);
+    command.args(["--no-progress", "compare", "--prepare", "--out"]).arg(out);
+    if let Some(device) = &arguments.device {
+        command.args(["--device", device]);
+    }
+    for set in &arguments.config.set {
+        command.args(["--set", set]);
+    }
+    let status = command.arg("--").arg(&arguments.config.config).stdin(Stdio::null()).status()?;
+    match status.code() {
+        Some(0) => Ok(None),
+        Some(2) => Ok(Some(Exit::Usage)),
+        Some(_) => Ok(Some(Exit::Failed)),
+        None => bail!(
+            "a plugin ended the process in which the comparison was checked: {}; nothing was run\n\
+             hint: `tetlo plugins check PATH` shows in which call",
+            ended(status)
+        ),
+    }
+}
+
+/// Runs what is to be run, and writes the reports.
+fn run_all(
+    comparison: &Comparison,
+    config: &CompareConfig,
+    trials: &[Trial],
+    place: &Place,
+    (arguments, bars): (&CompareArgs, bool),
+    began: Instant,
+) -> Result<Exit> {
+    if arguments.jobs > 1 {
+        let all: Vec<&Trial> = trials.iter().collect();
+        run_children(comparison, &all, trials.len(), arguments.jobs as usize, place.threads)?;
+    } else {
+        run_here(comparison, trials, place, bars)?;
+    }
+    finish(comparison, config, began)
 }
 
 /// Builds every method on every task without training; what each trial will take.
@@ -46,7 +99,7 @@ pub(crate) fn check(config: &Loaded, trials: &[Trial]) -> Result<Vec<Cost>> {
         let cost = if let Some((_, cost)) = known.iter().find(|(seen, _)| *seen == names) {
             *cost
         } else {
-            let cost = config.check(trial, for_task(&mut data, config, trial)?)?;
+            let cost = config.check(trial, for_task(&mut data, trial, |t| config.data(t))?)?;
             known.push((names, cost));
             cost
         };
@@ -56,13 +109,13 @@ pub(crate) fn check(config: &Loaded, trials: &[Trial]) -> Result<Vec<Cost>> {
 }
 
 /// The data of a trial's task, loaded once.
-fn for_task<'a>(
+fn for_task<'a, E: Into<anyhow::Error>>(
     cache: &'a mut Option<(String, Data)>,
-    config: &Loaded,
     trial: &Trial,
+    load: impl FnOnce(&Trial) -> Result<Data, E>,
 ) -> Result<&'a Data> {
     if cache.as_ref().is_none_or(|(name, _)| *name != trial.task.name) {
-        *cache = Some((trial.task.name.clone(), config.data(trial)?));
+        *cache = Some((trial.task.name.clone(), load(trial).map_err(Into::into)?));
     }
     cache.as_ref().map(|(_, data)| data).ok_or_else(|| anyhow::anyhow!("no data"))
 }
@@ -72,20 +125,18 @@ fn label(trial: &Trial, of: usize) -> String {
     format!("[{}/{of}] {} on {}, seed {seed}:", index + 1, method.name, task.name)
 }
 
-fn run_here(
-    comparison: &Comparison,
-    config: &Loaded,
-    trials: &[Trial],
-    place: &Place,
-    bars: bool,
-) -> Result<()> {
+fn run_here(comparison: &Comparison, trials: &[Trial], place: &Place, bars: bool) -> Result<()> {
     let mut data = None;
     for trial in trials {
         let directory = comparison.trial(&trial.id);
         if directory.result()?.is_some() {
             continue;
         }
-        let loaded = for_task(&mut data, config, trial)?;
+        if code::runs_code(trial) {
+            run_children(comparison, &[trial], trials.len(), 1, place.threads)?;
+            continue;
+        }
+        let loaded = for_task(&mut data, trial, load_data)?;
         let mut progress = Progress::new(label(trial, trials.len()), bars);
         let outcome = run_one(trial, &directory, loaded, place, &mut progress);
         drop(progress);
@@ -100,14 +151,14 @@ fn run_here(
     Ok(())
 }
 
-/// Runs trials in child processes, `jobs` at a time.
+/// Runs trials in child processes, `jobs` at a time; `of` in the whole comparison.
 fn run_children(
     comparison: &Comparison,
-    trials: &[Trial],
+    trials: &[&Trial],
+    of: usize,
     jobs: usize,
     threads: usize,
 ) -> Result<()> {
-    use std::process::{Child, Command, Stdio};
     let program = std::env::current_exe()?;
     let mut waiting: Vec<&Trial> = Vec::new();
     for trial in trials.iter().rev() {
@@ -120,7 +171,9 @@ fn run_children(
         while running.len() < jobs
             && let Some(trial) = waiting.pop()
         {
-            let child = Command::new(&program)
+            let mut command = Command::new(&program);
+            code::pass_policy(&mut command);
+            let child = command
                 .args(["--no-progress", "run-trial", "--child", "--index"])
                 .arg(trial.index.to_string())
                 .arg(comparison.path())
@@ -138,7 +191,7 @@ fn run_children(
                 Some(status) => {
                     let (trial, _) = running.swap_remove(i);
                     if !status.success() {
-                        console::note(&format!("{} {status}", label(trial, trials.len())));
+                        console::note(&format!("{} failed: {}", label(trial, of), ended(status)));
                         comparison.record_death(trial, status)?;
                     }
                 }
@@ -235,6 +288,7 @@ pub(crate) fn run_trial(arguments: &RunTrialArgs, bars: bool) -> Result<Exit> {
             arguments.index
         )));
     };
+    code::load_trial(trial)?;
     let place = place(&config.device, config.threads)?;
     let data = load_data(trial)?;
     let mut progress = Progress::new(label(trial, trials.len()), bars);

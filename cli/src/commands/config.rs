@@ -21,7 +21,9 @@ pub(crate) fn run(command: ConfigCommand) -> Result<Exit> {
             console::out(INITIAL.replace("PRESET", &preset).trim_end());
             Ok(Exit::Ok)
         }
-        ConfigCommand::Check { config, format } => check(&setup::load(&config)?, format.format),
+        ConfigCommand::Check { config, format } => {
+            check(setup::load_without_code(&config)?, format.format)
+        }
         ConfigCommand::Schema => {
             console::out_json(&config::schema())?;
             Ok(Exit::Ok)
@@ -71,20 +73,44 @@ fn remarks(config: &CompareConfig) -> Result<Vec<String>> {
     Ok(remarks)
 }
 
-fn check(loaded: &Loaded, format: Format) -> Result<Exit> {
+/// Takes out the methods with plugins whose code is not loaded; a remark about each such plugin.
+fn without_unloaded(config: &mut CompareConfig) -> Vec<String> {
+    let mut remarks = Vec::new();
+    config.methods.retain(|method| {
+        let before = remarks.len();
+        for plugin in method.loaded() {
+            let file = plugin.code.as_ref().map(|code| code.library.display().to_string());
+            let from = match file.filter(|file| !file.is_empty()) {
+                Some(file) => format!("comes from {file}"),
+                None => "is not linked in".to_owned(),
+            };
+            remarks.push(format!(
+                "{}: `{}` {from}; no code is loaded here, so the method is not checked further",
+                method.name, plugin.plugin
+            ));
+        }
+        remarks.len() == before
+    });
+    remarks
+}
+
+fn check(mut loaded: Loaded, format: Format) -> Result<Exit> {
+    let methods = loaded.config.methods.len();
+    let unloaded = without_unloaded(&mut loaded.config);
     // Everything but the training: the data are read, every network is built.
-    check_trials(loaded, &loaded.plan()?)?;
+    check_trials(&loaded, &loaded.plan()?)?;
     let config = &loaded.config;
     let mut remarks = remarks(config)?;
+    remarks.extend(unloaded);
     if config.device != "cpu" {
         remarks.push(format!("device `{}` is not available in this build", config.device));
     }
-    let trials = config.methods.len() * config.tasks.len() * config.seeds.len();
+    let trials = methods * config.tasks.len() * config.seeds.len();
     match format {
         Format::Json => console::out_json(&json!({
             "ok": true,
             "name": config.name,
-            "methods": config.methods.len(),
+            "methods": methods,
             "tasks": config.tasks.len(),
             "seeds": config.seeds.len(),
             "trials": trials,
@@ -94,7 +120,7 @@ fn check(loaded: &Loaded, format: Format) -> Result<Exit> {
             console::out(&format!(
                 "`{}` is a good config: {} methods × {} tasks × {} seeds = {trials} trials",
                 config.name,
-                config.methods.len(),
+                methods,
                 config.tasks.len(),
                 config.seeds.len()
             ));

@@ -2,6 +2,7 @@
 
 mod bench;
 mod check;
+mod code;
 mod compare;
 mod config;
 mod data;
@@ -17,10 +18,15 @@ use crate::args::{Cli, Command};
 use crate::console;
 use crate::exit::Exit;
 use clap::CommandFactory;
+use tetlo_loader::Policy;
 
 /// Runs the command.
 pub(crate) fn run(cli: Cli) -> anyhow::Result<Exit> {
     let bars = !cli.no_progress;
+    code::set_policy(Policy {
+        enabled: !cli.no_dynamic_plugins,
+        allow_unsafe: cli.allow_unsafe_plugins,
+    });
     match cli.command {
         Command::Compare(a) => compare::compare(&a, bars),
         Command::Plan(a) => compare::plan(&a),

@@ -4,6 +4,7 @@ mod eval;
 mod transfer;
 
 use crate::args::{Format, PluginsCommand};
+use crate::commands::code;
 use crate::console;
 use crate::exit::{Exit, Usage};
 use anyhow::{Result, bail};
@@ -12,8 +13,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use std::path::Path;
 use tetlo_core::config::{PRESET_KIND, presets};
-use tetlo_core::registry::Tier;
 use tetlo_core::registry::catalog::{self, KindInfo};
+use tetlo_core::registry::{Code, Tier};
 use tetlo_engine::npz;
 
 /// A plugin in a listing.
@@ -27,27 +28,38 @@ struct Listed {
     #[serde(skip)]
     origin: &'static str,
     #[serde(skip)]
+    code: Option<&'static Code>,
+    #[serde(skip)]
     defaults: Value,
     #[serde(skip)]
     schema: Value,
 }
 
-/// Everything that is registered, by kind and name.
-fn all() -> Vec<Listed> {
-    let mut list: Vec<Listed> = catalog::KINDS
-        .iter()
-        .flat_map(KindInfo::plugins)
-        .map(|p| Listed {
+impl From<catalog::Plugin> for Listed {
+    fn from(p: catalog::Plugin) -> Self {
+        Self {
             kind: p.kind,
             name: p.name,
             summary: p.summary,
             tier: p.tier().to_string(),
             version: p.origin.1,
             origin: p.origin.0,
+            code: p.code,
             defaults: p.describe.defaults(),
             schema: p.describe.schema().to_value(),
-        })
-        .collect();
+        }
+    }
+}
+
+/// Everything that is registered, or everything of a file, by kind and name.
+fn all(library: Option<&Path>) -> Result<Vec<Listed>> {
+    if let Some(library) = library {
+        let plugins = tetlo_loader::path::plugins(code::load_file(library)?);
+        return Ok(plugins.into_iter().map(Listed::from).collect());
+    }
+    code::load_environment()?;
+    let plugins = catalog::KINDS.iter().flat_map(KindInfo::plugins);
+    let mut list: Vec<Listed> = plugins.map(Listed::from).collect();
     list.extend(presets().into_iter().map(|p| Listed {
         kind: PRESET_KIND,
         name: p.name,
@@ -55,26 +67,32 @@ fn all() -> Vec<Listed> {
         tier: Tier::Data.to_string(),
         version: p.origin.1,
         origin: p.origin.0,
+        code: None,
         defaults: Value::String(p.toml.to_owned()),
         schema: Value::Null,
     }));
     list.sort_by_key(|l| (l.kind, l.name));
-    list
+    Ok(list)
 }
 
 /// Runs a `plugins` command.
 pub(crate) fn run(command: PluginsCommand) -> Result<Exit> {
     match command {
-        PluginsCommand::List { kind, format } => list(kind.as_deref(), format.format),
-        PluginsCommand::Show { name, format } => show(&name, format.format),
-        PluginsCommand::Eval { name, input, output, options, space } => {
-            eval::eval(&name, &input, &output, &options, &space)
+        PluginsCommand::List { kind, library, format } => {
+            list(kind.as_deref(), library.as_deref(), format.format)
+        }
+        PluginsCommand::Show { name, library, format } => {
+            show(&name, library.as_deref(), format.format)
+        }
+        PluginsCommand::Eval { name, input, output, options, space, library } => {
+            let files = eval::Files { input: &input, output: &output };
+            eval::eval(&name, files, &options, &space, library.as_deref())
         }
     }
 }
 
-fn list(kind: Option<&str>, format: Format) -> Result<Exit> {
-    let mut list = all();
+fn list(kind: Option<&str>, library: Option<&Path>, format: Format) -> Result<Exit> {
+    let mut list = all(library)?;
     if let Some(kind) = kind {
         let mut kinds: Vec<&str> = list.iter().map(|l| l.kind).collect();
         kinds.dedup();
@@ -95,12 +113,12 @@ fn list(kind: Option<&str>, format: Format) -> Result<Exit> {
 }
 
 /// The plugins that NAME or KIND/NAME names.
-fn find(name: &str) -> Result<Vec<Listed>> {
+fn find(name: &str, library: Option<&Path>) -> Result<Vec<Listed>> {
     let (kind, bare) = match name.split_once('/') {
         Some((kind, bare)) => (Some(kind), bare),
         None => (None, name),
     };
-    let list = all();
+    let list = all(library)?;
     let names: Vec<&str> = list.iter().map(|l| l.name).collect();
     let near = tetlo_core::error::nearest(bare, &names).map(str::to_owned);
     let found: Vec<Listed> =
@@ -115,15 +133,16 @@ fn find(name: &str) -> Result<Vec<Listed>> {
     Ok(found)
 }
 
-fn show(name: &str, format: Format) -> Result<Exit> {
-    let found = find(name)?;
+fn show(name: &str, library: Option<&Path>, format: Format) -> Result<Exit> {
+    let found = find(name, library)?;
     if format == Format::Json {
         let list: Vec<Value> = found
             .iter()
             .map(|l| {
                 json!({
                     "kind": l.kind, "name": l.name, "summary": l.summary, "tier": l.tier,
-                    "version": l.version, "crate": l.origin, "defaults": l.defaults,
+                    "version": l.version, "crate": l.origin, "sha256": l.code.map(|c| &c.sha256),
+                    "built_with": l.code.map(|c| &c.built_with), "defaults": l.defaults,
                     "schema": l.schema,
                 })
             })
@@ -138,6 +157,12 @@ fn show(name: &str, format: Format) -> Result<Exit> {
     for l in &found {
         console::out(&format!("{} `{}` — {}", l.kind, l.name, l.summary));
         console::out(&format!("tier {}, from {} {}", l.tier, l.origin, l.version));
+        if let Some(code) = l.code {
+            console::out(&format!("SHA-256 {}", code.sha256));
+            if !code.built_with.is_empty() {
+                console::out(&format!("built with {}", code.built_with));
+            }
+        }
         // One line is no more than the title of the options.
         if let Some(about) = l.schema["description"].as_str().filter(|a| a.contains('\n')) {
             console::out(&format!("\n{}", plain(about)));

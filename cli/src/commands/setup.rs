@@ -2,14 +2,15 @@
 //! threads.
 
 use crate::args::{ConfigArgs, PickArgs};
+use crate::commands::code::{self, Source};
 use crate::exit::Usage;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
-use tetlo_core::config::{self, CompareConfig};
+use tetlo_core::config::{self, CompareConfig, Outline, PluginConfig};
 use tetlo_core::data::Data;
 use tetlo_core::genotype::Genotype;
-use tetlo_core::registry::Kind;
+use tetlo_core::registry::{Code, Kind};
 use tetlo_engine::estimate::{Cost, check_trial};
 use tetlo_engine::plan::{Trial, plan};
 use tetlo_engine::store;
@@ -63,8 +64,44 @@ impl Loaded {
     }
 }
 
-/// Reads and resolves a config.
+/// Reads and resolves a config, with the code that it wants loaded.
 pub(crate) fn load(arguments: &ConfigArgs) -> Result<Loaded> {
+    read(arguments, |source| {
+        source.load_code()?;
+        Ok(config::load(source.name, source.text, source.directory, source.sets)?)
+    })
+}
+
+/// Reads and resolves a config without loading code.
+pub(crate) fn load_without_code(arguments: &ConfigArgs) -> Result<Loaded> {
+    read(arguments, |source| {
+        source.load_pages()?;
+        let Source { name, text, directory, sets } = *source;
+        let elsewhere = !code::environment().is_empty();
+        Ok(config::load_without_code(name, text, directory, sets, elsewhere)?)
+    })
+}
+
+/// What a config wants loaded.
+pub(crate) fn outline(arguments: &ConfigArgs) -> Result<Outline> {
+    with_source(arguments, |s| Ok(config::outline(s.name, s.text, s.directory, s.sets)?))
+}
+
+fn read(
+    arguments: &ConfigArgs,
+    resolve: impl FnOnce(&Source<'_>) -> Result<CompareConfig>,
+) -> Result<Loaded> {
+    with_source(arguments, |source| {
+        let config = resolve(source)?;
+        Ok(Loaded { config, name: source.name.to_owned(), text: source.text.to_owned() })
+    })
+}
+
+/// Reads a config's text and goes on with it.
+fn with_source<R>(
+    arguments: &ConfigArgs,
+    then: impl FnOnce(&Source<'_>) -> Result<R>,
+) -> Result<R> {
     let path = &arguments.config;
     let bytes =
         std::fs::read(path).map_err(|e| Usage(format!("cannot read {}: {e}", path.display())))?;
@@ -72,8 +109,8 @@ pub(crate) fn load(arguments: &ConfigArgs) -> Result<Loaded> {
     let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
     let directory = std::path::absolute(directory)?;
     let name = path.display().to_string();
-    let config = config::load_bytes(&name, &bytes, &directory, &arguments.set)?;
-    Ok(Loaded { config, name, text: String::from_utf8_lossy(&bytes).into_owned() })
+    let text = config::text_of(&name, &bytes)?;
+    then(&Source { name: &name, text, directory: &directory, sets: &arguments.set })
 }
 
 /// The trial that a command's arguments pick from a config, and where it runs.
@@ -177,8 +214,17 @@ pub(crate) fn threads_from_environment() -> Result<usize> {
 /// Options given on the command line as TOML: lines, or `a = 1, b = "x"` on one line. Paths are
 /// relative to where the command runs.
 pub(crate) fn options<T: Kind + ?Sized>(plugin: &str, text: &str) -> Result<Value> {
+    Ok(self::plugin::<T>(plugin, text, None)?.options)
+}
+
+/// The plugin of this name, of loaded code where that is given, with options from the command line.
+pub(crate) fn plugin<T: Kind + ?Sized>(
+    name: &str,
+    options: &str,
+    code: Option<&'static Code>,
+) -> Result<PluginConfig> {
     let here = std::env::current_dir()?;
-    Ok(config::plugin::<T>(plugin, "--options", text, &here)?.options)
+    Ok(config::plugin::<T>(name, "--options", options, &here, code)?)
 }
 
 /// A genotype from a file, a run's directory, or the text itself.

@@ -1,12 +1,14 @@
 //! A comparison's directory: its config, its plan, its trials, its summary.
 
-use crate::plan::{Trial, plan};
+use crate::plan::{PLUGINS, Trial, hex, kept_name, plan};
 use crate::store::{self, DirectoryLock, TrialDirectory, json_bytes};
 use crate::summary::{self, Outcome, Summary, TrialName, summarize};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
-use tetlo_core::config::{self, CompareConfig};
+use tetlo_core::config::{self, CodeConfig, CompareConfig};
+use tetlo_core::foreign::ended;
 use tetlo_core::{Error, Result};
 
 /// An output directory.
@@ -62,6 +64,7 @@ impl Comparison {
             }
         }
         let lock = DirectoryLock::take(path)?;
+        keep_plugins(path, config)?;
         if !saved.exists() {
             let mut lines = Vec::new();
             for trial in trials {
@@ -73,9 +76,24 @@ impl Comparison {
         }
         if redrawn || !saved.exists() {
             // Last, since its presence says what the directory is.
-            store::write(&saved, config.to_toml()?.as_bytes())?;
+            let kept = |code: &CodeConfig| match kept_name(code) {
+                Ok(name) => Path::new(PLUGINS).join(name),
+                Err(_) => code.library.clone(),
+            };
+            let written = config.clone().with_libraries(kept);
+            store::write(&saved, written.to_toml()?.as_bytes())?;
         }
         Ok(Self { path: path.to_path_buf(), trials: trials.to_vec(), _lock: Some(lock) })
+    }
+
+    /// Opens a planned comparison to run all of it: nobody else may write to it meanwhile.
+    ///
+    /// # Errors
+    /// As [`Comparison::reopen`], or another process is writing to it.
+    pub fn resume(path: &Path) -> Result<(Self, CompareConfig, Vec<Trial>)> {
+        let lock = DirectoryLock::take(path)?;
+        let (this, config, trials) = Self::reopen(path)?;
+        Ok((Self { _lock: Some(lock), ..this }, config, trials))
     }
 
     /// Opens a planned comparison to run a trial of it; others may do the same.
@@ -139,7 +157,12 @@ impl Comparison {
         let directory = self.trial(&trial.id);
         // A trial that could still speak has recorded its own failure.
         if signal.is_some() || directory.failure()?.is_none() {
-            let error = Error::Invalid(format!("the trial's process ended with {status}"));
+            let plugins: Vec<String> = trial.loaded().map(|p| format!("`{}`", p.plugin)).collect();
+            let suspects = match plugins.as_slice() {
+                [] => String::new(),
+                list => format!(" while it ran code that is not linked in ({})", list.join(", ")),
+            };
+            let error = Error::Foreign(format!("the trial's process: {}{suspects}", ended(status)));
             directory.fail(&trial.id, &error, signal)?;
         }
         Ok(())
@@ -169,6 +192,33 @@ impl Comparison {
     }
 }
 
+/// Copies the files of a config's plugins to where its trials load them from: what is replaced or
+/// removed later is not what runs.
+fn keep_plugins(path: &Path, config: &CompareConfig) -> Result<()> {
+    let codes: Vec<&CodeConfig> = config.loaded().filter_map(|p| p.code.as_ref()).collect();
+    if codes.is_empty() {
+        return Ok(());
+    }
+    let folder = path.join(PLUGINS);
+    store::make_directory(&folder)?;
+    for code in codes {
+        let copy = folder.join(kept_name(code)?);
+        if copy.exists() {
+            continue; // with the right content, or the trials that load it say so
+        }
+        let bytes = std::fs::read(&code.library)
+            .map_err(|e| Error::io(format!("cannot read {}", code.library.display()), e))?;
+        if hex(&Sha256::digest(&bytes)) != code.hash()? {
+            return Err(Error::config_hint(
+                format!("{} has changed since it was loaded", code.library.display()),
+                "run the command again",
+            ));
+        }
+        store::write_executable(&copy, &bytes)?;
+    }
+    Ok(())
+}
+
 fn read_config(path: &Path) -> Result<CompareConfig> {
     let file = path.join("compare.toml");
     let text = store::read_text(&file)?;
@@ -176,10 +226,11 @@ fn read_config(path: &Path) -> Result<CompareConfig> {
     config::load(&file.display().to_string(), &text, &directory, &[])
 }
 
-/// What must agree to continue a directory: everything but threads, the device's index and places in
-/// the report's heat map.
+/// What must agree to continue a directory: everything but threads, the device's index, places in the
+/// report's heat map, and where plugins' files lie (their hashes must agree).
 fn comparable(config: &CompareConfig) -> Result<Value> {
-    let mut value = serde_json::to_value(config).map_err(|e| Error::Invalid(e.to_string()))?;
+    let config = config.clone().with_libraries(|_| PathBuf::new());
+    let mut value = serde_json::to_value(&config).map_err(|e| Error::Invalid(e.to_string()))?;
     if let Some(object) = value.as_object_mut() {
         object.remove("threads");
         let device = config.device.split(':').next().unwrap_or_default();

@@ -3,8 +3,9 @@
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
 use tetlo_core::Result;
-use tetlo_core::config::{CompareConfig, MethodConfig, TaskConfig};
+use tetlo_core::config::{CodeConfig, CompareConfig, MethodConfig, PluginConfig, TaskConfig};
 use tetlo_core::kinds::Dataset;
 
 /// One method on one task with one seed.
@@ -29,7 +30,7 @@ impl Trial {
     /// # Errors
     /// A path that is not UTF-8.
     pub fn to_toml(&self, device: &str) -> Result<String> {
-        CompareConfig {
+        let config = CompareConfig {
             version: 1,
             name: self.id.clone(),
             seeds: vec![self.seed],
@@ -38,8 +39,14 @@ impl Trial {
             tasks: vec![self.task.clone()],
             methods: vec![MethodConfig { heat_map: None, ..self.method.clone() }],
             evaluate: None,
-        }
-        .to_toml()
+        };
+        // Relative to the trial's directory, so that a comparison can be moved as a whole.
+        config.with_libraries(|code| moved(code, "../..")).to_toml()
+    }
+
+    /// Its plugins that are not linked in.
+    pub fn loaded(&self) -> impl Iterator<Item = &PluginConfig> {
+        self.task.loaded().chain(self.method.loaded())
     }
 
     /// The line of `plan.jsonl`.
@@ -55,11 +62,46 @@ impl Trial {
     }
 }
 
+/// The folder of a comparison in which it keeps the files of its plugins.
+pub const PLUGINS: &str = "plugins";
+
+/// The name that a comparison keeps a plugin's file under.
+///
+/// # Errors
+/// The file's hash is not known.
+pub fn kept_name(code: &CodeConfig) -> Result<String> {
+    let extension = code.library.extension().map(|e| e.to_string_lossy().into_owned());
+    let hash = code.hash()?;
+    Ok(extension.map_or_else(|| hash.to_owned(), |extension| format!("{hash}.{extension}")))
+}
+
+/// The path of a plugin's file as it is written into a file of a comparison, whose root is `root` from
+/// there; files that the comparison does not keep are where they are.
+pub fn moved(code: &CodeConfig, root: &str) -> PathBuf {
+    let folder = code.library.parent().and_then(Path::file_name);
+    let kept = kept_name(code)
+        .ok()
+        .filter(|kept| code.library.file_name().is_some_and(|name| name == kept.as_str()));
+    match kept {
+        Some(kept) if folder.is_some_and(|f| f == PLUGINS) => {
+            Path::new(root).join(PLUGINS).join(kept)
+        }
+        _ => code.library.clone(),
+    }
+}
+
 /// The trials of a comparison, task by task, method by method, seed by seed.
 ///
 /// # Errors
 /// A data file cannot be read (its hash is part of the trial's id).
+///
+/// A plugin whose file's hash is not known is an error too.
 pub fn plan(config: &CompareConfig) -> Result<Vec<Trial>> {
+    for plugin in config.loaded() {
+        if let Some(code) = &plugin.code {
+            code.hash().map_err(|e| e.in_plugin(&plugin.plugin))?;
+        }
+    }
     let mut trials = Vec::new();
     for task in &config.tasks {
         let data = match &task.dataset {

@@ -4,7 +4,9 @@ use crate::plan::Trial;
 use serde_json::{Value, json};
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
+use tetlo_core::config::PluginConfig;
 use tetlo_core::data::Data;
+use tetlo_core::registry::catalog;
 
 /// The provenance record of a trial.
 pub fn provenance(trial: &Trial, data: &Data, device: &str, threads: usize) -> Value {
@@ -24,9 +26,27 @@ pub fn provenance(trial: &Trial, data: &Data, device: &str, threads: usize) -> V
         "architecture": std::env::consts::ARCH,
         "cpu": cpu_model(),
         "simd": tetlo_kernels::simd_name(),
+        "plugins": trial.loaded().map(loaded).collect::<Vec<_>>(),
         "device": device,
         "threads": threads,
         "debug_build": cfg!(debug_assertions),
+    })
+}
+
+/// A plugin that is not linked in: where its code is from.
+fn loaded(plugin: &PluginConfig) -> Value {
+    let code = plugin.code.as_ref();
+    let found =
+        code.and_then(|c| catalog::kind(plugin.kind)?.loaded(c.sha256.as_deref()?, &plugin.plugin));
+    json!({
+        "kind": plugin.kind,
+        "name": plugin.plugin,
+        "version": found.map(|p| p.origin.1),
+        "tier": found.map(|p| p.tier()),
+        "library": code.map(|c| c.library.clone()),
+        "sha256": code.and_then(|c| c.sha256.clone()),
+        "command": found.and_then(|p| p.code).map(|c| c.command.clone()),
+        "built_with": found.and_then(|p| p.code).map(|c| c.built_with.clone()),
     })
 }
 

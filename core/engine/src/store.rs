@@ -27,6 +27,16 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
         .map_err(|e| Error::io(format!("cannot write {}", path.display()), e))
 }
 
+/// Writes a file as a whole that its owner may run.
+pub fn write_executable(path: &Path, bytes: &[u8]) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let temporary = temporary_name(path);
+    put(&temporary, bytes)?;
+    fs::set_permissions(&temporary, fs::Permissions::from_mode(0o755))
+        .and_then(|()| fs::rename(&temporary, path))
+        .map_err(|e| Error::io(format!("cannot write {}", path.display()), e))
+}
+
 /// Writes a file as a whole where there is none; `false`: there is one, and it stays.
 pub fn create(path: &Path, bytes: &[u8]) -> Result<bool> {
     let temporary = temporary_name(path);

@@ -10,7 +10,8 @@ const HERE: (u16, &str) = if cfg!(target_arch = "x86_64") {
 };
 
 fn machine(number: u16) -> String {
-    let known = [(62, "x86-64"), (183, "aarch64"), (3, "32-bit x86"), (40, "32-bit ARM"), (243, "RISC-V")];
+    let known =
+        [(62, "x86-64"), (183, "aarch64"), (3, "32-bit x86"), (40, "32-bit ARM"), (243, "RISC-V")];
     let name = known.iter().find(|(n, _)| *n == number).map(|(_, name)| (*name).to_owned());
     name.unwrap_or_else(|| format!("machine {number} of the ELF format"))
 }
@@ -56,7 +57,8 @@ pub(crate) fn check(bytes: &[u8]) -> Result<(), String> {
         let end = bytes.len() as u64;
         for i in 0..count {
             let header = table.checked_add(i.checked_mul(size)?)?;
-            let (offset, in_file) = (number(header.checked_add(8)?, 8)?, number(header.checked_add(32)?, 8)?);
+            let (offset, in_file) =
+                (number(header.checked_add(8)?, 8)?, number(header.checked_add(32)?, 8)?);
             (offset.checked_add(in_file)? <= end).then_some(())?;
         }
         (count > 0).then_some(())

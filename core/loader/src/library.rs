@@ -42,9 +42,8 @@ pub(crate) fn open(path: &Path, bytes: &[u8]) -> Result<Library> {
         ));
     }
     // SAFETY: the symbol's type is fixed by the header.
-    let symbol = unsafe {
-        library.get::<unsafe extern "C" fn() -> *const abi::Plugin>(abi::SYMBOL)
-    };
+    let symbol =
+        unsafe { library.get::<unsafe extern "C" fn() -> *const abi::Plugin>(abi::SYMBOL) };
     let Ok(symbol) = symbol else {
         let other = (2..10).find(|version| {
             let name = format!("tetlo_plugin_v{version}\0");

@@ -162,7 +162,7 @@ impl Context<'_, '_> {
     }
 
     /// A plugin of a file; its options stand at `at`.
-    fn of_code(
+    pub(super) fn of_code(
         &self,
         name: &str,
         code: CodeConfig,

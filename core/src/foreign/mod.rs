@@ -9,6 +9,7 @@ mod arrays;
 pub mod c;
 pub mod cost;
 mod decisions;
+mod ended;
 #[doc(hidden)]
 pub mod export;
 mod loss;
@@ -19,6 +20,7 @@ mod penalty;
 
 pub use arrays::{Input, Role, ValueAndGradients, Values};
 pub use decisions::{checked_genotype, checked_stop, trace_to_json};
+pub use ended::ended;
 pub use loss::{ForeignLoss, Looks, LossCall, LossCode};
 pub use manifest::{LOADABLE, Manifest};
 pub use options::SchemaOptions;

@@ -12,29 +12,40 @@ use tetlo_core::registry;
 use tetlo_core::space::ArchValues;
 use tetlo_engine::{npz, store};
 
+/// What is read and written.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Files<'a> {
+    pub(super) input: &'a Path,
+    pub(super) output: &'a Path,
+}
+
 /// Runs it.
 pub(super) fn eval(
     name: &str,
-    input: &Path,
-    output: &Path,
+    files: Files<'_>,
     options: &str,
     space: &str,
+    library: Option<&Path>,
 ) -> Result<Exit> {
     let (kind, bare) = match name.split_once('/') {
         Some((kind, bare)) => (Some(kind), bare),
         None => (None, name),
     };
-    let is = |k: &str, known: bool| kind == Some(k) || (kind.is_none() && known);
-    if is("transfer-loss", registry::find::<dyn TransferLoss>(bare).is_ok()) {
-        return transfer::eval(bare, input, output, options);
+    let found = find(name, library)?;
+    let is = |k: &str| kind.is_none_or(|kind| kind == k) && found.iter().any(|l| l.kind == k);
+    let code = found[0].code;
+    if is("transfer-loss") {
+        let loss = setup::plugin::<dyn TransferLoss>(bare, options, code)?.build()?;
+        return transfer::eval(bare, &*loss, files);
     }
-    if is("selection", registry::find::<dyn Selection>(bare).is_ok()) {
-        return eval_selection(bare, input, output, options, space);
+    if is("selection") {
+        let selection = setup::plugin::<dyn Selection>(bare, options, code)?.build()?;
+        return eval_selection(bare, &*selection, files, space);
     }
-    if is("stop-rule", registry::find::<dyn StopRule>(bare).is_ok()) {
-        return eval_stop(bare, input, output, options);
+    if is("stop-rule") {
+        let rule = setup::plugin::<dyn StopRule>(bare, options, code)?.build()?;
+        return eval_stop(bare, &*rule, files);
     }
-    let found = find(name)?;
     bail!(Usage(format!(
         "a {} cannot be evaluated on arrays; transfer losses, selections and stop rules can",
         found[0].kind
@@ -43,13 +54,10 @@ pub(super) fn eval(
 
 fn eval_selection(
     name: &str,
-    input: &Path,
-    output: &Path,
-    options: &str,
+    selection: &dyn Selection,
+    Files { input, output }: Files<'_>,
     space: &str,
 ) -> Result<Exit> {
-    let options = setup::options::<dyn Selection>(name, options)?;
-    let selection = registry::build::<dyn Selection>(name, &options)?;
     let spec = registry::build::<dyn SearchSpace>(space, &Value::Null)?.spec().validated()?;
     let arrays = npz::read(input)?;
     let mut rows = None;
@@ -79,9 +87,7 @@ fn eval_selection(
     Ok(Exit::Ok)
 }
 
-fn eval_stop(name: &str, input: &Path, output: &Path, options: &str) -> Result<Exit> {
-    let options = setup::options::<dyn StopRule>(name, options)?;
-    let rule = registry::build::<dyn StopRule>(name, &options)?;
+fn eval_stop(name: &str, rule: &dyn StopRule, Files { input, output }: Files<'_>) -> Result<Exit> {
     let mut lines = String::new();
     for (n, line) in store::read_text(input)?.lines().enumerate() {
         let place = || format!("{}:{}", input.display(), n + 1);

@@ -1,5 +1,6 @@
 //! `plugins eval` of a transfer loss: its value and its gradient in every array it takes.
 
+use super::eval::Files;
 use super::{array, labels};
 use crate::commands::setup;
 use crate::exit::{Exit, Usage};
@@ -9,7 +10,6 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use tetlo_core::kinds::{Needs, Seen, TransferBatch, TransferLoss};
 use tetlo_core::layout::Layout;
-use tetlo_core::registry;
 use tetlo_core::rng::{Key, Purpose};
 use tetlo_engine::npz;
 
@@ -108,9 +108,11 @@ fn parameters(layout: &Layout, arrays: &npz::Arrays, file: &Path) -> Result<Vec<
 }
 
 /// Writes the loss and its gradients.
-pub(super) fn eval(name: &str, input: &Path, output: &Path, options: &str) -> Result<Exit> {
-    let options = setup::options::<dyn TransferLoss>(name, options)?;
-    let loss = registry::build::<dyn TransferLoss>(name, &options)?;
+pub(super) fn eval(
+    name: &str,
+    loss: &dyn TransferLoss,
+    Files { input, output }: Files<'_>,
+) -> Result<Exit> {
     let needs = loss.needs();
     let arrays = npz::read(input)?;
     let features = Features::read(&arrays, input)?;

@@ -7,7 +7,7 @@ use serde_json::Value;
 use tetlo_core::Result;
 use tetlo_core::foreign::{ForeignLoss, ForeignRegularizer, Manifest};
 use tetlo_core::kinds::{Regularizer, Selection, StopRule, TransferLoss};
-use tetlo_core::registry::{Describe, Factory as Make};
+use tetlo_core::registry::{Code, Describe, Factory as Make};
 use toml::de::ValueDeserializer;
 
 /// Makes instances of one plugin, each in a process of its own.
@@ -15,6 +15,8 @@ use toml::de::ValueDeserializer;
 pub struct Factory {
     /// How its process is started.
     pub command: Command,
+    /// The code it belongs to, whose time limit goes over the command's.
+    pub code: Option<&'static Code>,
     /// The plugin, as [`manifests`](super::manifests) gave it.
     pub manifest: Manifest,
 }
@@ -22,7 +24,11 @@ pub struct Factory {
 impl Factory {
     fn remote(&self, options: &Value) -> Result<Remote> {
         let options = self.manifest.options.complete(options)?;
-        Remote::start(&self.command, self.manifest.kind, &self.manifest.name, &options)
+        let mut command = self.command.clone();
+        if let Some(code) = self.code {
+            command.time_limit = code.time_limit();
+        }
+        Remote::start(&command, self.manifest.kind, &self.manifest.name, &options)
     }
 }
 

@@ -4,7 +4,7 @@ mod call;
 mod library;
 mod object;
 
-pub use library::Library;
+pub use library::{CPlugin, Library};
 
 use crate::kinds::TransferLoss;
 use crate::registry::{Entry, loaded};
