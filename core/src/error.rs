@@ -113,10 +113,14 @@ impl Error {
         Self::Config { message: message.into(), hint: Some(hint.into()) }
     }
 
-    /// Names the plugin in which `self` happened.
+    /// Names the plugin in which `self` happened, unless it is named already.
     #[must_use]
     pub fn in_plugin(self, plugin: impl Into<String>) -> Self {
-        Self::Plugin { plugin: plugin.into(), source: Box::new(self) }
+        let name = plugin.into();
+        match self {
+            Self::Plugin { plugin, source } if plugin == name => Self::Plugin { plugin, source },
+            error => Self::Plugin { plugin: name, source: Box::new(error) },
+        }
     }
 
     /// An error of the file system while `doing`.

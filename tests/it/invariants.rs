@@ -33,8 +33,9 @@ fn dependencies_point_one_way() {
     let packages = packages();
     let allowed = |package: &str| -> &[&str] {
         match package {
-            "tetlo-kernels" => &[],
-            "tetlo-core" => &["tetlo-kernels"],
+            "tetlo-kernels" | "tetlo-plugin" => &[],
+            "tetlo-core" => &["tetlo-kernels", "tetlo-plugin"],
+            "tetlo-loader" => &["tetlo-core", "tetlo-plugin"],
             "tetlo-engine" | "tetlo-plugins" | "tetlo-search-spaces" => {
                 &["tetlo-core", "tetlo-kernels"]
             }
@@ -44,6 +45,8 @@ fn dependencies_point_one_way() {
                 "tetlo-core",
                 "tetlo-engine",
                 "tetlo-kernels",
+                "tetlo-loader",
+                "tetlo-plugin",
                 "tetlo-plugins",
                 "tetlo-search-spaces",
             ],

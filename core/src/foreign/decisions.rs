@@ -1,8 +1,8 @@
 //! Stopping rules and selections in foreign code: a trace as text, and what an answer must keep to.
 
 use crate::genotype::Genotype;
-use crate::kinds::{Stop, Trace};
-use crate::space::SpaceSpec;
+use crate::kinds::{Selection, Stop, StopRule, Trace};
+use crate::space::{ArchValues, SpaceSpec};
 use crate::{Error, Result};
 use serde_json::{Value, json};
 
@@ -44,6 +44,32 @@ pub fn checked_genotype(space: &SpaceSpec, answer: &Value) -> Result<Genotype> {
     let genotype = Genotype::from_json(answer)?;
     space.check(&genotype)?;
     Ok(genotype)
+}
+
+/// A stopping rule or a selection in foreign code, whose name errors tell.
+#[derive(Debug)]
+pub struct Named<P> {
+    name: String,
+    plugin: P,
+}
+
+impl<P> Named<P> {
+    /// The plugin of this name.
+    pub fn new(name: &str, plugin: P) -> Self {
+        Self { name: name.to_owned(), plugin }
+    }
+}
+
+impl<P: StopRule> StopRule for Named<P> {
+    fn stop(&self, trace: &Trace) -> Result<Option<Stop>> {
+        self.plugin.stop(trace).map_err(|e| e.in_plugin(&self.name))
+    }
+}
+
+impl<P: Selection> Selection for Named<P> {
+    fn select(&self, space: &SpaceSpec, alphas: &ArchValues) -> Result<Genotype> {
+        self.plugin.select(space, alphas).map_err(|e| e.in_plugin(&self.name))
+    }
 }
 
 #[cfg(test)]

@@ -67,34 +67,19 @@ pub trait LossCode: Debug + Send + Sync {
 /// It has no second derivative, and parameters of its own are not supported.
 #[derive(Debug)]
 pub struct ForeignLoss<C> {
+    name: String,
     code: C,
     looks: Looks,
 }
 
 impl<C: LossCode> ForeignLoss<C> {
-    /// A loss of this code.
-    pub fn new(code: C) -> Self {
+    /// The loss of this name, which errors tell.
+    pub fn new(name: &str, code: C) -> Self {
         let looks = code.looks();
-        Self { code, looks }
-    }
-}
-
-fn listed(seen: &Seen, main: bool) -> Vec<(Role, &Tensor)> {
-    let (embedding, logits) =
-        if main { (Role::Main, Role::MainLogits) } else { (Role::Aux, Role::AuxLogits) };
-    let map = |i| if main { Role::MainMap(i) } else { Role::AuxMap(i) };
-    let mut list: Vec<_> = seen.embedding.iter().map(|t| (embedding, t)).collect();
-    list.extend(seen.logits.iter().map(|t| (logits, t)));
-    list.extend(seen.maps.iter().enumerate().map(|(i, t)| (map(i), t)));
-    list
-}
-
-impl<C: LossCode> TransferLoss for ForeignLoss<C> {
-    fn needs(&self) -> Needs {
-        self.looks.needs
+        Self { name: name.to_owned(), code, looks }
     }
 
-    fn loss(&self, batch: &TransferBatch<'_>) -> Result<Tensor> {
+    fn call(&self, batch: &TransferBatch<'_>) -> Result<Tensor> {
         let needs = self.looks.needs;
         batch.check(needs)?;
         let began = Instant::now();
@@ -131,6 +116,26 @@ impl<C: LossCode> TransferLoss for ForeignLoss<C> {
         let result = self.code.call(&call)?.attach(&inputs, &tensors)?;
         cost::call(began.elapsed());
         Ok(result)
+    }
+}
+
+fn listed(seen: &Seen, main: bool) -> Vec<(Role, &Tensor)> {
+    let (embedding, logits) =
+        if main { (Role::Main, Role::MainLogits) } else { (Role::Aux, Role::AuxLogits) };
+    let map = |i| if main { Role::MainMap(i) } else { Role::AuxMap(i) };
+    let mut list: Vec<_> = seen.embedding.iter().map(|t| (embedding, t)).collect();
+    list.extend(seen.logits.iter().map(|t| (logits, t)));
+    list.extend(seen.maps.iter().enumerate().map(|(i, t)| (map(i), t)));
+    list
+}
+
+impl<C: LossCode> TransferLoss for ForeignLoss<C> {
+    fn needs(&self) -> Needs {
+        self.looks.needs
+    }
+
+    fn loss(&self, batch: &TransferBatch<'_>) -> Result<Tensor> {
+        self.call(batch).map_err(|e| e.in_plugin(&self.name))
     }
 
     fn reaches_main(&self) -> bool {

@@ -19,7 +19,7 @@ mod options;
 mod penalty;
 
 pub use arrays::{Input, Role, ValueAndGradients, Values};
-pub use decisions::{checked_genotype, checked_stop, trace_to_json};
+pub use decisions::{Named, checked_genotype, checked_stop, trace_to_json};
 pub use ended::ended;
 pub use loss::{ForeignLoss, Looks, LossCall, LossCode};
 pub use manifest::{LOADABLE, Manifest};

@@ -31,21 +31,37 @@ pub trait PenaltyCode: Debug + Send + Sync {
 
 /// A regulariser whose value and gradients come from foreign code.
 #[derive(Debug)]
-pub struct ForeignRegularizer<C>(pub C);
+pub struct ForeignRegularizer<C> {
+    name: String,
+    code: C,
+}
 
-impl<C: PenaltyCode> Regularizer for ForeignRegularizer<C> {
-    fn penalty(&self, alphas: &[Tensor], progress: Progress) -> Result<Tensor> {
+impl<C: PenaltyCode> ForeignRegularizer<C> {
+    /// The regulariser of this name, which errors tell.
+    pub fn new(name: &str, code: C) -> Self {
+        Self { name: name.to_owned(), code }
+    }
+
+    fn call(&self, alphas: &[Tensor], progress: Progress) -> Result<Tensor> {
         let Some(first) = alphas.first() else {
             return Err(Error::Invalid("there are no architecture parameters".into()));
         };
         let began = Instant::now();
-        let dtype = self.0.dtype(first.dtype());
+        let dtype = self.code.dtype(first.dtype());
         let of = |(i, t)| Input::new(Role::Alpha(i), t, dtype);
         let inputs = alphas.iter().enumerate().map(of).collect::<Result<Vec<_>>>()?;
         let tensors: Vec<&Tensor> = alphas.iter().collect();
-        let result =
-            self.0.call(&PenaltyCall { inputs: &inputs, progress })?.attach(&inputs, &tensors)?;
+        let result = self
+            .code
+            .call(&PenaltyCall { inputs: &inputs, progress })?
+            .attach(&inputs, &tensors)?;
         cost::call(began.elapsed());
         Ok(result)
+    }
+}
+
+impl<C: PenaltyCode> Regularizer for ForeignRegularizer<C> {
+    fn penalty(&self, alphas: &[Tensor], progress: Progress) -> Result<Tensor> {
+        self.call(alphas, progress).map_err(|e| e.in_plugin(&self.name))
     }
 }

@@ -5,7 +5,7 @@ use super::calls::Remote;
 use schemars::Schema;
 use serde_json::Value;
 use tetlo_core::Result;
-use tetlo_core::foreign::{ForeignLoss, ForeignRegularizer, Manifest};
+use tetlo_core::foreign::{ForeignLoss, ForeignRegularizer, Manifest, Named};
 use tetlo_core::kinds::{Regularizer, Selection, StopRule, TransferLoss};
 use tetlo_core::registry::{Code, Describe, Factory as Make};
 use toml::de::ValueDeserializer;
@@ -52,24 +52,24 @@ impl Describe for Factory {
 
 impl Make<dyn TransferLoss> for Factory {
     fn build(&self, options: &Value) -> Result<Box<dyn TransferLoss>> {
-        Ok(Box::new(ForeignLoss::new(self.remote(options)?)))
+        Ok(Box::new(ForeignLoss::new(&self.manifest.name, self.remote(options)?)))
     }
 }
 
 impl Make<dyn Regularizer> for Factory {
     fn build(&self, options: &Value) -> Result<Box<dyn Regularizer>> {
-        Ok(Box::new(ForeignRegularizer(self.remote(options)?)))
+        Ok(Box::new(ForeignRegularizer::new(&self.manifest.name, self.remote(options)?)))
     }
 }
 
 impl Make<dyn StopRule> for Factory {
     fn build(&self, options: &Value) -> Result<Box<dyn StopRule>> {
-        Ok(Box::new(self.remote(options)?))
+        Ok(Box::new(Named::new(&self.manifest.name, self.remote(options)?)))
     }
 }
 
 impl Make<dyn Selection> for Factory {
     fn build(&self, options: &Value) -> Result<Box<dyn Selection>> {
-        Ok(Box::new(self.remote(options)?))
+        Ok(Box::new(Named::new(&self.manifest.name, self.remote(options)?)))
     }
 }

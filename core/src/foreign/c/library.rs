@@ -3,7 +3,7 @@
 
 use super::call::{CLoss, CPenalty, CSelection, CStopRule};
 use super::object::Object;
-use crate::foreign::{ForeignLoss, ForeignRegularizer, Looks, Manifest};
+use crate::foreign::{ForeignLoss, ForeignRegularizer, Looks, Manifest, Named};
 use crate::kinds::{Invariances, Needs, Regularizer, Selection, StopRule, TransferLoss};
 use crate::registry::{Code, Describe, Entry, Factory, loaded};
 use crate::{Error, Result};
@@ -313,7 +313,7 @@ impl Factory<dyn TransferLoss> for CPlugin {
         let Descriptor::Loss(d) = self.descriptor else { return self.wrong() };
         let object = self.object(d.create, d.destroy, options)?;
         let looks = looks(&d, &object)?;
-        Ok(Box::new(ForeignLoss::new(CLoss::new(object, d, looks))))
+        Ok(Box::new(ForeignLoss::new(&self.manifest.name, CLoss::new(object, d, looks))))
     }
 }
 
@@ -321,21 +321,23 @@ impl Factory<dyn Regularizer> for CPlugin {
     fn build(&self, options: &Value) -> Result<Box<dyn Regularizer>> {
         let Descriptor::Regularizer(d) = self.descriptor else { return self.wrong() };
         let object = self.object(d.create, d.destroy, options)?;
-        Ok(Box::new(ForeignRegularizer(CPenalty::new(object, d))))
+        Ok(Box::new(ForeignRegularizer::new(&self.manifest.name, CPenalty::new(object, d))))
     }
 }
 
 impl Factory<dyn StopRule> for CPlugin {
     fn build(&self, options: &Value) -> Result<Box<dyn StopRule>> {
         let Descriptor::StopRule(d) = self.descriptor else { return self.wrong() };
-        Ok(Box::new(CStopRule::new(self.object(d.create, d.destroy, options)?, d)))
+        let rule = CStopRule::new(self.object(d.create, d.destroy, options)?, d);
+        Ok(Box::new(Named::new(&self.manifest.name, rule)))
     }
 }
 
 impl Factory<dyn Selection> for CPlugin {
     fn build(&self, options: &Value) -> Result<Box<dyn Selection>> {
         let Descriptor::Selection(d) = self.descriptor else { return self.wrong() };
-        Ok(Box::new(CSelection::new(self.object(d.create, d.destroy, options)?, d)))
+        let selection = CSelection::new(self.object(d.create, d.destroy, options)?, d);
+        Ok(Box::new(Named::new(&self.manifest.name, selection)))
     }
 }
 
