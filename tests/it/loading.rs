@@ -198,7 +198,7 @@ fn config_check_loads_no_code() {
     let folder = tempfile::tempdir().expect("a folder");
     let here = folder.path();
     let dies = format!(
-        "{LOSS}__attribute__((constructor)) static void die(void) {{ *(volatile int *)NULL = 1; }}\n"
+        "{LOSS}__attribute__((constructor)) static void die(void) {{ volatile int *volatile p = NULL; *p = 1; }}\n"
     );
     library(here, "dies.so", &dies, &[]);
     let with = |reference: &str| {

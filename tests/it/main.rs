@@ -14,6 +14,7 @@ mod partial;
 mod plugin_trials;
 mod plugins;
 mod precision;
+mod qrs_again;
 mod second_derivatives;
 mod space_page;
 mod stages;

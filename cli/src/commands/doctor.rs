@@ -9,6 +9,7 @@ use serde_json::json;
 use tetlo_core::kinds::Dataset;
 use tetlo_core::registry;
 use tetlo_engine::provenance::cpu_model;
+use tetlo_loader::path;
 
 /// Prints processor, kernels, threads, devices and data sets.
 pub(crate) fn doctor(format: Format) -> Result<Exit> {
@@ -24,6 +25,8 @@ pub(crate) fn doctor(format: Format) -> Result<Exit> {
         if built_in { ready.push(entry.name) } else { from_path.push(entry.name) }
     }
     let data = std::env::var("TETLO_DATA").ok();
+    let plugins: Vec<String> =
+        path::of_environment().iter().map(|p| p.display().to_string()).collect();
     match format {
         Format::Json => console::out_json(&json!({
             "version": env!("CARGO_PKG_VERSION"),
@@ -36,6 +39,7 @@ pub(crate) fn doctor(format: Format) -> Result<Exit> {
             "data_ready": ready,
             "data_from_path": from_path,
             "tetlo_data": data,
+            "plugin_path": plugins,
         }))?,
         Format::Text => {
             console::out(&format!("tetlo {}", env!("CARGO_PKG_VERSION")));
@@ -50,6 +54,8 @@ pub(crate) fn doctor(format: Format) -> Result<Exit> {
             console::out(&format!("            from a path: {}", from_path.join(", ")));
             let data = data.as_deref().unwrap_or("not set");
             console::out(&format!("TETLO_DATA  {data}"));
+            let plugins = if plugins.is_empty() { "none".into() } else { plugins.join(", ") };
+            console::out(&format!("plugins     {} names {plugins}", path::VARIABLE));
         }
     }
     Ok(Exit::Ok)

@@ -1,6 +1,7 @@
 //! One JSON schema of the whole file, with the options of every registered plugin.
 
-use super::file::CompareFile;
+use super::code::{PAGES, PROCESS, ProcessOptions};
+use super::file::{CompareFile, PluginRef};
 use super::preset::presets;
 use crate::foreign::LOADABLE;
 use crate::registry::catalog::{self, KindInfo, Plugin};
@@ -79,7 +80,8 @@ fn reference_name(kinds: &[String]) -> String {
 fn plugin_reference(kinds: &[String], defs: &mut Map<String, Value>) -> Value {
     let mut names = vec![];
     let mut cases = vec![];
-    let loadable = kinds.iter().any(|k| LOADABLE.contains(&k.as_str()));
+    let code = kinds.iter().any(|k| LOADABLE.contains(&k.as_str()));
+    let loadable = code || kinds.iter().any(|k| k == PAGES);
     for plugin in kinds.iter().filter_map(|k| catalog::kind(k)).flat_map(KindInfo::plugins) {
         let place = format!("options.{}.{}", plugin.kind, plugin.name);
         let mut named = json!({
@@ -105,16 +107,29 @@ fn plugin_reference(kinds: &[String], defs: &mut Map<String, Value>) -> Value {
         },
     });
     if loadable {
-        schema["properties"]["library"] = json!({
-            "type": "string",
-            "description": "Shared library that holds the plugin, relative to this file.",
-        });
-        cases.push(json!({
-            "if": { "not": { "required": ["library"] } },
-            "then": { "properties": { "plugin": { "enum": names } } },
-        }));
+        // A search path may know further names.
+        schema["properties"]["plugin"]["examples"] = json!(names);
+        let reference = schema_for!(PluginRef).to_value();
+        let keys: &[&str] =
+            if code { &["library", "sha256", "command", "time-limit"] } else { &["library", "sha256"] };
+        for key in keys {
+            schema["properties"][key] = reference["properties"][key].clone();
+        }
     } else {
         schema["properties"]["plugin"]["enum"] = json!(names);
+    }
+    if code {
+        let place = format!("options.{}.{PROCESS}", kinds.join("."));
+        cases.push(json!({
+            "if": {
+                "required": ["plugin"],
+                "properties": { "plugin": { "const": PROCESS } },
+                "not": { "required": ["library"] },
+            },
+            "then": { "properties": { "options": { "$ref": format!("#/$defs/{place}") } } },
+        }));
+        let options = hoist(schema_for!(ProcessOptions).to_value(), &place, defs);
+        defs.insert(place, options);
     }
     // An empty `allOf` is not allowed.
     if !cases.is_empty() {

@@ -1,6 +1,6 @@
 //! Plugins named inside the options of an optimizer: estimators, transfer losses.
 
-use crate::Result;
+use crate::{Error, Result};
 use crate::registry::{self, Kind};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -53,8 +53,20 @@ impl<T: Kind + ?Sized> PluginRef<T> {
     /// Builds it.
     ///
     /// # Errors
-    /// The name or an option is unknown, or a value out of range.
+    /// The name or an option is unknown, a value out of range, or the plugin is not linked in: the
+    /// identity of a trial would not tell its code.
     pub fn build(&self) -> Result<Box<T>> {
+        if let Some(code) = registry::find::<T>(&self.plugin)?.code {
+            return Err(Error::config_hint(
+                format!(
+                    "`{}` comes from {}; inside an optimizer's options a {} must be linked in",
+                    self.plugin,
+                    code.path.display(),
+                    T::NAME
+                ),
+                "name it as the method's `transfer-loss`, which stages use that name none",
+            ));
+        }
         registry::build::<T>(&self.plugin, &self.options)
     }
 }
