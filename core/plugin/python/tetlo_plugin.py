@@ -27,8 +27,8 @@ The same with PyTorch's gradients (the arrays of the batch are then tensors)::
 
 ``tetlo plugins check mean_gap.py`` tests it; ``{ plugin = "mean-gap", library = "mean_gap.py" }`` in a
 config uses it. A loss must be a function of its batch and options alone: random numbers come from
-``batch.draws`` or ``batch.rng``, which are the same in all passes of a step. NumPy and PyTorch run on one
-thread, unless ``OMP_NUM_THREADS`` says otherwise, so that results do not depend on the machine.
+``batch.draws`` or ``batch.rng``, which are the same in all passes of a step. tetlo starts scripts with
+``OMP_NUM_THREADS=1`` unless it is set: NumPy's and PyTorch's results depend on the number of threads.
 
 The protocol, for whoever writes a plugin in another language. A frame is the length of what follows (8
 bytes, little-endian, at most 2^30), then the bytes of a safetensors file; its ``__metadata__`` holds texts.
@@ -310,8 +310,6 @@ def _torch():
         import torch
     except ImportError as error:
         raise PluginError(f"it needs PyTorch, which this Python ({sys.executable}) lacks: {error}") from error
-    if "OMP_NUM_THREADS" not in os.environ and torch.get_num_threads() != 1:
-        torch.set_num_threads(1)
     return torch
 
 
@@ -540,8 +538,8 @@ class _Conversation:
 
     def hello(self, texts, _arrays):
         if texts.get("protocol") != PROTOCOL:
-            raise PluginError(f"this tetlo_plugin.py speaks protocol {PROTOCOL}, tetlo "
-                              f"{texts.get('tetlo')} protocol {texts.get('protocol')}; take the file of that tetlo")
+            raise PluginError(f"this tetlo_plugin.py speaks protocol {PROTOCOL}, tetlo {texts.get('tetlo')} "
+                              f"protocol {texts.get('protocol')}; take the file of that tetlo")
         listed = [{"kind": p.kind, "name": p.name, "version": p.version, "summary": p.summary,
                    "schema": {"type": "object", "properties": p.options}} for p in _plugins]
         built_with = f"Python {platform.python_version()}, NumPy {np.__version__}"
@@ -564,14 +562,15 @@ class _Conversation:
         labels = arrays.pop("labels", None)
         batch = Batch(int(texts["images"]), arrays, labels, json.loads(texts["draws"]),
                       json.loads(texts["wanted"]))
-        return self._numbers("loss", *_loss(self.plugin, batch, self.options))
+        return self._numbers("loss", *_loss(self.plugin, batch, dict(self.options)))
 
     def penalty(self, texts, arrays):
         progress = SimpleNamespace(**{key: int(texts[key]) for key in ("epoch", "epochs", "step")})
         progress.fraction = progress.epoch / (progress.epochs - 1) if progress.epochs > 1 else 0.0
         arrays = {f"alphas_{i}": arrays[f"alphas_{i}"] for i in range(len(arrays))}
         wanted = set(json.loads(texts["wanted"]))
-        return self._numbers("penalty", *_penalty(self.plugin, arrays, wanted, progress, self.options))
+        return self._numbers(
+            "penalty", *_penalty(self.plugin, arrays, wanted, progress, dict(self.options)))
 
     def _numbers(self, name, value, gradients, seconds):
         arrays = {name: value, **{f"grad_{key}": g for key, g in gradients.items()}}
@@ -585,7 +584,7 @@ class _Conversation:
 
     def _decision(self, name, *arguments):
         began = time.perf_counter()
-        answer = self.plugin.function(*arguments, self.options)
+        answer = self.plugin.function(*arguments, dict(self.options))
         seconds = time.perf_counter() - began
         return {name: _json(answer), "seconds": repr(seconds)}, {}
 

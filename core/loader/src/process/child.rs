@@ -4,7 +4,7 @@ use super::Command;
 use super::frame::{self, Broken};
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{ChildStderr, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
-use tetlo_core::foreign::messages;
+use tetlo_core::foreign::{ended, messages};
 
 /// Lines of standard error that an error message repeats.
 const LAST_WORDS: usize = 6;
@@ -72,8 +72,12 @@ impl Child {
         let (received, answers) = channel();
         thread::spawn(move || {
             for payload in to_send {
-                let sent = frame::write(&mut stdin, &payload);
-                let answer = sent.and_then(|()| frame::read(&mut stdout));
+                let answer = match frame::write(&mut stdin, &payload) {
+                    Ok(()) => frame::read(&mut stdout),
+                    // What a child that does not listen has said tells what it is.
+                    Err(Broken::Ended) => frame::read(&mut stdout).and(Err(Broken::Ended)),
+                    Err(broken) => Err(broken),
+                };
                 let broken = answer.is_err();
                 if received.send(answer).is_err() || broken {
                     break;
@@ -81,7 +85,7 @@ impl Child {
             }
         });
         let last_words = Arc::new(Mutex::new(VecDeque::new()));
-        let (open, ended) = channel();
+        let (open, stderr_ended) = channel();
         let (words, name) = (Arc::clone(&last_words), plugin.to_owned());
         thread::spawn(move || {
             listen(stderr, &name, &words);
@@ -92,7 +96,7 @@ impl Child {
             requests: Some(requests),
             answers,
             last_words,
-            stderr: ended,
+            stderr: stderr_ended,
             time_limit: command.time_limit,
             answered: false,
             _helper: helper,
@@ -114,9 +118,8 @@ impl Child {
             Ok(Err(broken)) => Err(self.post_mortem(&broken)),
             Err(RecvTimeoutError::Disconnected) => Err(self.post_mortem(&Broken::Ended)),
             Err(RecvTimeoutError::Timeout) => {
-                super::group::kill(&mut self.process);
                 let seconds = self.time_limit.as_secs_f64();
-                Err(self.with_last_words(format!(
+                Err(self.stop(format!(
                     "no answer within {seconds} s (`time-limit`); the process was stopped"
                 )))
             }
@@ -145,11 +148,11 @@ impl Child {
         match self.wait() {
             None => self.stop(format!("it closed its standard output {place}")),
             Some(status) => {
-                let how = ending(status);
+                let how = ended(status);
                 let first = status.success() && !self.answered;
                 let hint =
                     if first { "; a plugin in Python ends with `tetlo.serve()`" } else { "" };
-                self.with_last_words(format!("it {how} {place}{hint}"))
+                self.with_last_words(format!("it ended {place}: {how}{hint}"))
             }
         }
     }
@@ -186,24 +189,6 @@ impl Drop for Child {
             super::group::kill(&mut self.process);
         }
     }
-}
-
-/// How a process ended, in words that follow "it".
-fn ending(status: ExitStatus) -> String {
-    let Some(signal) = status.signal() else {
-        return format!("ended with exit status {}", status.code().unwrap_or_default());
-    };
-    let name = match signal {
-        libc::SIGILL => " (illegal instruction)",
-        libc::SIGABRT => " (abort)",
-        libc::SIGBUS => " (bus error)",
-        libc::SIGFPE => " (arithmetic error)",
-        libc::SIGKILL => " (killed, perhaps for want of memory)",
-        libc::SIGSEGV => " (segmentation fault)",
-        libc::SIGTERM => " (terminated)",
-        _ => "",
-    };
-    format!("was killed by signal {signal}{name}")
 }
 
 /// A folder with `tetlo_plugin.py` alone.
