@@ -156,8 +156,8 @@ fn losses_in_single_precision() {
     let single: Entry<Loss> = wrong(|_| Ok(Box::new(Odd::<SINGLE>)));
     assert_eq!(check_with(&single, &json!({})), Ok(()));
     let all = rows(&single, Some(&json!({})), &mut |_| {});
-    let precision = all.iter().find(|r| r.check == "precision").expect("it is checked");
-    assert_eq!(precision.detail, "counts in f32");
+    let precision = all.iter().find(|r| r.check == "first call").expect("it is checked");
+    assert_eq!(precision.detail, "widths 7 and 5, counts in f32");
     found::<Loss>(
         |_| Ok(Box::new(Odd::<WRONG_SINGLE>)),
         &["the gradient of aux is not that of central differences"],

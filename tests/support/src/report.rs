@@ -120,6 +120,11 @@ impl<'a> Report<'a> {
         });
     }
 
+    /// Did this check fail?
+    pub(crate) fn failed(&self, what: &str) -> bool {
+        self.rows.iter().any(|r| r.check == what && r.outcome == Outcome::Failed)
+    }
+
     fn push(&mut self, row: Row) {
         (self.tell)(Event::End(&row));
         self.rows.push(row);
