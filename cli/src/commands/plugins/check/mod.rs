@@ -59,7 +59,7 @@ impl Table {
             Message::Plugin { kind, name, about } => {
                 if text {
                     console::out(&format!("{kind} `{name}`: {about}"));
-                    console::out(&row("check", "outcome", "ms", ""));
+                    console::out(&row("check", "outcome", "ms", "detail"));
                 }
             }
             Message::Row(line) => {

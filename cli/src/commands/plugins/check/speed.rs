@@ -160,6 +160,6 @@ mod tests {
             good.starts_with("0.40 % of a search step of 100 ms: 4 calls of 0.100 ms"),
             "{good}"
         );
-        assert!(of_a_step(&steps(2.5e-3)).is_err_and(|e| e.contains("10 % is the limit")));
+        assert!(of_a_step(&steps(3e-3)).is_err_and(|e| e.contains("10 % is the limit")));
     }
 }
