@@ -130,7 +130,7 @@ fn misbehaving(how: &str, limit: &str) -> Ran {
 fn a_loss_that_ends_or_stops_its_process_is_named() {
     for (how, limit, reason) in [
         ("segfault", "60", "killed by signal 11 (segmentation fault)"),
-        ("abort", "60", "killed by signal 6 (aborted)"),
+        ("abort", "60", "killed by signal 6 (abort)"),
         ("exit", "60", "exit status 0"),
         ("hang", "2", "no end within 2 s"),
     ] {
