@@ -1,8 +1,10 @@
 //! `plugins check` through the binary.
 
+use crate::native::{LOSS, has_cc, library, source};
 use crate::tetlo::{Ran, tetlo_in};
 use serde_json::Value;
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 use tetlo_core::kinds::TransferLoss;
 use tetlo_core::registry::entries;
@@ -162,4 +164,82 @@ fn what_a_plugin_prints_goes_to_standard_error() {
     assert!(ran.err().contains("a loss that talks"), "{}", ran.err());
     assert!(!ran.out().contains("a loss that talks"), "{}", ran.out());
     assert!(ran.out().contains(" 0 failed, "), "{}", ran.out());
+}
+
+/// A detail of a row of a check that may fail.
+#[track_caller]
+fn detail(ran: &Ran, check: &str) -> String {
+    let json = ran.json();
+    row(json.as_array().expect("a list of rows"), check)["detail"].as_str().unwrap_or("").to_owned()
+}
+
+#[test]
+fn shared_libraries() {
+    if !has_cc("shared_libraries") {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let here = folder.path();
+    let checked = |at: &str| tetlo_in(here, &["plugins", "check", "--format", "json", at]);
+    library(here, "good.so", LOSS, &[]);
+    // The folder stands for the one library in it.
+    for at in ["good.so", "."] {
+        let ran = checked(at).code(0);
+        let loads = detail(&ran, "loads");
+        assert!(loads.starts_with("shared library ") && loads.contains("SHA-256 "), "{loads}");
+        assert!(loads.contains("version 0.3.0, built with "), "{loads}");
+        let example = detail(&ran, "example");
+        assert!(
+            example.starts_with("transfer-loss = { plugin = \"gap\", library = \"/"),
+            "{example}"
+        );
+        assert!(detail(&ran, "overhead").contains(" % of a search step of "), "{}", ran.out());
+    }
+
+    for (name, place, text, error) in [
+        ("crash.so", "IN LOSS", "if (b->n == 16) raise(SIGSEGV);", "killed by signal 11 (seg"),
+        ("gradient.so", "IN LOSS", "if (ga) ga[0] *= 1.01;", "the gradient of aux is not"),
+        ("nan.so", "IN LOSS", "out->loss = NAN;", "first call: "),
+        ("order.so", "IN LOSS", "out->loss *= 1 + 1e-3 * m[0];", "gradient"),
+        ("free.so", "IN DESCRIPTOR", ".properties = TETLO_INVARIANT_SHIFT", "a shift of main changes"),
+        ("mute.so", "IN DESCRIPTOR", ".properties = TETLO_DETACHED_MAIN", ""),
+    ] {
+        library(here, name, &LOSS.replace(&format!("/* {place} */"), text), &[]);
+        let ran = checked(name).code(i32::from(!error.is_empty()));
+        assert!(ran.err().contains(error), "{name}: {}", ran.err());
+    }
+    let talks = LOSS.replace("/* IN LOSS */", "printf(\"a loss in C\"); fflush(stdout);");
+    library(here, "talks.so", &talks, &[]);
+    let ran = checked("talks.so").code(0);
+    assert!(ran.err().contains("a loss in C"), "{}", ran.err());
+
+    std::fs::write(here.join("text.so"), "hello\n").expect("written");
+    let ran = checked("text.so").code(1);
+    assert!(detail(&ran, "loads").contains("no ELF header"), "{}", ran.out());
+    assert!(ran.err().contains("error: text.so: loads: "), "{}", ran.err());
+}
+
+#[test]
+fn scripts() {
+    let numpy = Command::new("python3").args(["-c", "import numpy"]).output();
+    if !numpy.is_ok_and(|o| o.status.success()) {
+        println!("skipped scripts: there is no `python3` with NumPy");
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let here = folder.path();
+    std::fs::write(here.join("qrs.py"), source("qrs.py")).expect("written");
+    let ran = tetlo_in(here, &["plugins", "check", "--format", "json", "qrs.py"]).code(0);
+    assert!(detail(&ran, "loads").contains("run as `python3 {library}`"), "{}", ran.out());
+    assert!(detail(&ran, "overhead").ends_with("beside the author's code (limit 2 ms)"));
+
+    let hang = "import tetlo_plugin as tetlo\n\n\
+                @tetlo.transfer_loss('hangs', summary='never ends', version='0.1.0')\n\
+                def hangs(batch, options):\n    while True:\n        pass\n\n\
+                if __name__ == '__main__':\n    tetlo.serve()\n";
+    std::fs::write(here.join("hang.py"), hang).expect("written");
+    let began = Instant::now();
+    let ran = tetlo_in(here, &["plugins", "check", "hang.py", "--time-limit", "5"]).code(1);
+    assert!(ran.err().contains("first call: no answer within 4.5 s"), "{}", ran.err());
+    assert!(began.elapsed() < Duration::from_secs(60));
 }

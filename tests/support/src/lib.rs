@@ -32,7 +32,7 @@ mod space;
 mod transfer;
 
 pub use report::{Event, Outcome, Report, Row};
-pub use transfer::{Speed, speed};
+pub use transfer::{Speed, median, speed};
 
 use report::failures;
 use serde_json::Value;

@@ -5,7 +5,7 @@ mod invariance;
 mod refusal;
 mod speed;
 
-pub use speed::{Speed, speed};
+pub use speed::{Speed, median, speed};
 
 use crate::Suite;
 use crate::numbers::{Precision, close, gradient, largest, same, scalar};

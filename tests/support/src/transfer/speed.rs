@@ -5,6 +5,7 @@ use super::{evaluate, tracked};
 use crate::report::{Check, Failure, accepted};
 use candle_core::DType;
 use std::time::Instant;
+use tetlo_core::foreign::cost;
 use tetlo_core::kinds::TransferLoss;
 
 /// Images, and width of the embeddings.
@@ -20,6 +21,8 @@ const SECONDS: f64 = 1.5;
 pub struct Speed {
     /// Seconds a call with value and gradients: the median.
     pub seconds: f64,
+    /// Of a loss in foreign code: seconds a call that are not its author's, the median.
+    pub overhead: Option<f64>,
     /// Calls that were timed.
     pub calls: usize,
     /// Images a call.
@@ -44,13 +47,14 @@ fn timed(loss: &dyn TransferLoss) -> Check<Speed> {
     let images = Images::new(loss, n, &[shapes.clone(), shapes])?;
     let images = images.map(|_, t| Ok(t.to_dtype(DType::F32)?))?;
     let (_, images) = tracked(&images)?;
-    let call = || -> tetlo_core::Result<f64> {
+    let call = || -> tetlo_core::Result<(f64, Option<f64>)> {
+        cost::take();
         let began = Instant::now();
         let value = evaluate(loss, &images)?;
         if value.track_op() {
             value.backward()?;
         }
-        Ok(began.elapsed().as_secs_f64())
+        Ok((began.elapsed().as_secs_f64(), cost::take().map(|c| c.overhead())))
     };
     let what = format!("a batch of {n}");
     let once = || accepted(&what, call)?.map_err(Failure);
@@ -60,13 +64,20 @@ fn timed(loss: &dyn TransferLoss) -> Check<Speed> {
     while times.len() < CALLS && began.elapsed().as_secs_f64() < SECONDS {
         times.push(once()?);
     }
-    times.sort_by(f64::total_cmp);
+    let seconds = median(times.iter().map(|(seconds, _)| *seconds)).unwrap_or_default();
+    let overhead = median(times.iter().filter_map(|(_, overhead)| *overhead));
     let seen = [
         (needs.embeddings, format!("embeddings of {WIDTH}")),
         (needs.logits, "logits of 10 classes".to_owned()),
         (needs.maps, "maps of 64 × 8 × 8 and 128 × 4 × 4".to_owned()),
     ];
     let seen: Vec<String> = seen.into_iter().filter_map(|(is, what)| is.then_some(what)).collect();
-    let (seconds, calls) = (times[times.len() / 2], times.len());
-    Ok(Speed { seconds, calls, images: n, sees: seen.join(", ") })
+    Ok(Speed { seconds, overhead, calls: times.len(), images: n, sees: seen.join(", ") })
+}
+
+/// The median (of an even number of values the upper one); `None` without any.
+pub fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied()
 }
