@@ -247,6 +247,8 @@ pub(crate) enum PluginsCommand {
         #[command(flatten)]
         format: FormatArg,
     },
+    /// Check all that tetlo asks of a plugin; exit code 1 where something fails.
+    Check(PluginCheckArgs),
     /// Apply a transfer loss, a selection or a stopping rule to given arrays.
     ///
     /// A transfer loss takes the embeddings `main` and `aux`, and what else it needs of `labels`,
@@ -274,6 +276,27 @@ pub(crate) enum PluginsCommand {
         #[arg(long, value_name = "PATH")]
         library: Option<PathBuf>,
     },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PluginCheckArgs {
+    /// NAME, KIND/NAME, a shared library, a script, a page of TOML, or a folder of `plugins new`.
+    #[arg(value_name = "NAME|PATH")]
+    pub(crate) plugin: String,
+    /// Only plugins of this kind.
+    #[arg(long)]
+    pub(crate) kind: Option<String>,
+    /// Options as TOML: `--options 'sampler = "all"'` (default: the defaults).
+    #[arg(long, default_value = "")]
+    pub(crate) options: String,
+    /// Seconds that one check may take.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60.0)]
+    pub(crate) time_limit: f64,
+    #[command(flatten)]
+    pub(crate) format: FormatArg,
+    /// Make the checks, and tell another process of them.
+    #[arg(long, hide = true)]
+    pub(crate) child: bool,
 }
 
 /// A config with weights and arrays.

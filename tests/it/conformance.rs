@@ -1,6 +1,8 @@
 //! Every registered plugin of every kind against the conformance suite of its kind, and the suites
 //! against plugins that are wrong on purpose.
 
+mod losses;
+
 use candle_core::{DType, Tensor};
 use schemars::Schema;
 use serde_json::{Value, json};
@@ -73,9 +75,12 @@ fn transfer_losses_with_other_options() {
         ("qrs", json!({"sampler": "all"})),
         ("qrs", json!({"sampler": "disjoint", "similarity": "dot", "center": true})),
         ("qrs", json!({"sampler": "stratified", "similarity": "euclidean"})),
+        ("qrs", json!({"sampler": "all", "target": "hard-forward"})),
+        ("qrs", json!({"sampler": "all", "form": "margin", "min-gap": 0.05})),
         ("kd", json!({"temperature": 1.0})),
         ("pseudo-label", json!({"target": "hard"})),
         ("triplet-relation", json!({"sampler": "all", "similarity": "euclidean"})),
+        ("triplet-relation", json!({"sampler": "all", "similarity": "dot"})),
         ("similarity-preserving", json!({"features": "map"})),
         ("hint", json!({"features": "map"})),
         ("hint", json!({"features": "map", "map": 0, "reduction": "mean"})),

@@ -49,6 +49,7 @@ fn dependencies_point_one_way() {
                 "tetlo-plugin",
                 "tetlo-plugins",
                 "tetlo-search-spaces",
+                "tetlo-test-support",
             ],
         }
     };

@@ -13,6 +13,7 @@ mod network;
 mod partial;
 mod plugin_trials;
 mod plugins;
+mod plugins_check;
 mod precision;
 mod qrs_again;
 mod second_derivatives;

@@ -276,7 +276,7 @@ pub(crate) fn plan(arguments: &PlanArgs) -> Result<Exit> {
 /// Runs one trial of a planned comparison.
 pub(crate) fn run_trial(arguments: &RunTrialArgs, bars: bool) -> Result<Exit> {
     if arguments.child {
-        end_with_parent();
+        setup::end_with_parent();
     }
     let directory = &arguments.directory;
     let (comparison, config, trials) = Comparison::reopen(directory)?;
@@ -296,17 +296,6 @@ pub(crate) fn run_trial(arguments: &RunTrialArgs, bars: bool) -> Result<Exit> {
     drop(progress);
     console::out_json(&result)?;
     Ok(Exit::Ok)
-}
-
-/// Ends this process when standard input closes, that is when the parent is gone.
-fn end_with_parent() {
-    std::thread::spawn(|| {
-        use std::io::Read;
-        let mut byte = [0];
-        while matches!(std::io::stdin().read(&mut byte), Ok(n) if n > 0) {}
-        #[expect(clippy::exit, reason = "the parent is gone: nobody waits for this process")]
-        std::process::exit(1);
-    });
 }
 
 /// Writes reports.

@@ -1,5 +1,6 @@
-//! `plugins list|show|eval`.
+//! `plugins list|show|check|eval`.
 
+mod check;
 mod eval;
 mod transfer;
 
@@ -84,6 +85,7 @@ pub(crate) fn run(command: PluginsCommand) -> Result<Exit> {
         PluginsCommand::Show { name, library, format } => {
             show(&name, library.as_deref(), format.format)
         }
+        PluginsCommand::Check(arguments) => check::check(&arguments),
         PluginsCommand::Eval { name, input, output, options, space, library } => {
             let files = eval::Files { input: &input, output: &output };
             eval::eval(&name, files, &options, &space, library.as_deref())

@@ -254,3 +254,14 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     }
     Ok(store::write(path, bytes)?)
 }
+
+/// Ends this process when standard input closes, that is when the parent is gone.
+pub(crate) fn end_with_parent() {
+    std::thread::spawn(|| {
+        use std::io::Read;
+        let mut byte = [0];
+        while matches!(std::io::stdin().read(&mut byte), Ok(n) if n > 0) {}
+        #[expect(clippy::exit, reason = "the parent is gone: nobody waits for this process")]
+        std::process::exit(1);
+    });
+}

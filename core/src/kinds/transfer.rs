@@ -167,6 +167,13 @@ impl Seen {
                 map.dims()
             )));
         }
+        // Code in other languages may read a first value without asking whether there is one.
+        if let Some(empty) = self.tensors().find(|t| t.dims()[1..].contains(&0)) {
+            return Err(Error::Invalid(format!(
+                "the {whose} model's features have no values: shape {:?}",
+                empty.dims()
+            )));
+        }
         let mut rows = self.tensors().map(|t| t.dims()[0]);
         let first = rows.next();
         match rows.find(|n| Some(*n) != first) {

@@ -5,7 +5,7 @@ use super::math::{absolute, unit};
 use candle_core::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tetlo_core::kinds::{Needs, TransferBatch, TransferLoss};
+use tetlo_core::kinds::{Invariances, Needs, TransferBatch, TransferLoss};
 use tetlo_core::registry::FromOptions;
 use tetlo_core::{Error, Result};
 
@@ -74,6 +74,10 @@ impl Attention {
 impl TransferLoss for Attention {
     fn needs(&self) -> Needs {
         Needs::batch(2).with_maps()
+    }
+
+    fn invariances(&self) -> Invariances {
+        Invariances { order: true, ..Invariances::default() }
     }
 
     fn loss(&self, batch: &TransferBatch<'_>) -> Result<Tensor> {

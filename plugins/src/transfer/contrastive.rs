@@ -4,7 +4,7 @@ use super::math::{log_softmax, positive, unit};
 use candle_core::{DType, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tetlo_core::kinds::{Needs, Seen, TransferBatch, TransferLoss};
+use tetlo_core::kinds::{Invariances, Needs, Seen, TransferBatch, TransferLoss};
 use tetlo_core::layout::{Init, Layout};
 use tetlo_core::registry::FromOptions;
 use tetlo_core::{Error, Result};
@@ -78,6 +78,10 @@ impl TransferLoss for Contrastive {
             layout.push(name, &[self.options.width, width], Init::fan_in(width));
         }
         Ok(layout)
+    }
+
+    fn invariances(&self) -> Invariances {
+        Invariances { order: true, scale: true, ..Invariances::default() }
     }
 
     fn loss(&self, batch: &TransferBatch<'_>) -> Result<Tensor> {

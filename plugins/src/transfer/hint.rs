@@ -4,7 +4,7 @@ use super::maps::{Features, at_one_size};
 use candle_core::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tetlo_core::kinds::{Needs, Seen, TransferBatch, TransferLoss};
+use tetlo_core::kinds::{Invariances, Needs, Seen, TransferBatch, TransferLoss};
 use tetlo_core::layout::{Init, Layout};
 use tetlo_core::registry::FromOptions;
 use tetlo_core::{Error, Result};
@@ -103,6 +103,10 @@ impl TransferLoss for Hint {
         let mut layout = Layout::new();
         layout.push(PROJECTOR, &shape, Init::fan_in(width));
         Ok(layout)
+    }
+
+    fn invariances(&self) -> Invariances {
+        Invariances { order: true, ..Invariances::default() }
     }
 
     fn loss(&self, batch: &TransferBatch<'_>) -> Result<Tensor> {

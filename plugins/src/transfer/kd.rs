@@ -5,7 +5,7 @@ use candle_core::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tetlo_core::Result;
-use tetlo_core::kinds::{Needs, TransferBatch, TransferLoss};
+use tetlo_core::kinds::{Invariances, Needs, TransferBatch, TransferLoss};
 use tetlo_core::registry::FromOptions;
 
 /// Knowledge distillation (Hinton, Vinyals and Dean, 2015): the teacher's softened class probabilities.
@@ -50,6 +50,10 @@ impl TransferLoss for Kd {
     fn needs(&self) -> Needs {
         // Of one image there are no batch statistics, with which both models run.
         Needs::batch(2).with_logits()
+    }
+
+    fn invariances(&self) -> Invariances {
+        Invariances { order: true, ..Invariances::default() }
     }
 
     fn loss(&self, batch: &TransferBatch<'_>) -> Result<Tensor> {

@@ -4,7 +4,7 @@ use super::math::{at_least, log_softmax, one_hot, positive, same_classes};
 use candle_core::{D, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tetlo_core::kinds::{Needs, TransferBatch, TransferLoss};
+use tetlo_core::kinds::{Invariances, Needs, TransferBatch, TransferLoss};
 use tetlo_core::registry::FromOptions;
 use tetlo_core::{Error, Result};
 
@@ -72,6 +72,10 @@ impl FromOptions for MistakeWeights {
 impl TransferLoss for MistakeWeights {
     fn needs(&self) -> Needs {
         Needs::batch(2).with_logits().with_labels()
+    }
+
+    fn invariances(&self) -> Invariances {
+        Invariances { order: true, ..Invariances::default() }
     }
 
     fn loss(&self, batch: &TransferBatch<'_>) -> Result<Tensor> {

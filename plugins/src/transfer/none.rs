@@ -4,7 +4,7 @@ use candle_core::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tetlo_core::Result;
-use tetlo_core::kinds::{Needs, TransferBatch, TransferLoss};
+use tetlo_core::kinds::{Invariances, Needs, TransferBatch, TransferLoss};
 use tetlo_core::registry::FromOptions;
 
 /// Nothing is transferred: the loss is 0, and so is its gradient in both models' embeddings. The
@@ -36,6 +36,10 @@ impl TransferLoss for NoTransfer {
 
     fn reaches_main(&self) -> bool {
         false
+    }
+
+    fn invariances(&self) -> Invariances {
+        Invariances { order: true, scale: true, rotation: true, shift: true }
     }
 
     fn loss(&self, batch: &TransferBatch<'_>) -> Result<Tensor> {

@@ -5,7 +5,7 @@ use candle_core::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tetlo_core::Result;
-use tetlo_core::kinds::{Needs, TransferBatch, TransferLoss};
+use tetlo_core::kinds::{Invariances, Needs, TransferBatch, TransferLoss};
 use tetlo_core::registry::FromOptions;
 
 /// ε of the authors' code.
@@ -55,6 +55,11 @@ fn neighbours(embedding: &Tensor) -> Result<Tensor> {
 impl TransferLoss for Pkt {
     fn needs(&self) -> Needs {
         Needs::embeddings(2)
+    }
+
+    fn invariances(&self) -> Invariances {
+        // The ε beside the norm is not scaled.
+        Invariances { order: true, rotation: true, ..Invariances::default() }
     }
 
     fn loss(&self, batch: &TransferBatch<'_>) -> Result<Tensor> {

@@ -5,7 +5,7 @@ use candle_core::{D, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tetlo_core::Result;
-use tetlo_core::kinds::{Needs, TransferBatch, TransferLoss};
+use tetlo_core::kinds::{Invariances, Needs, TransferBatch, TransferLoss};
 use tetlo_core::registry::FromOptions;
 
 /// The teacher's labels.
@@ -74,6 +74,10 @@ impl TransferLoss for PseudoLabel {
 
     fn teacher_is_smooth(&self) -> bool {
         self.options.target == Labels::Soft
+    }
+
+    fn invariances(&self) -> Invariances {
+        Invariances { order: true, ..Invariances::default() }
     }
 
     fn loss(&self, batch: &TransferBatch<'_>) -> Result<Tensor> {

@@ -9,7 +9,7 @@ use candle_core::{DType, Tensor};
 pub(super) use quadruples::Quadruples;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tetlo_core::kinds::{Needs, TransferBatch, TransferLoss};
+use tetlo_core::kinds::{Invariances, Needs, TransferBatch, TransferLoss};
 use tetlo_core::registry::FromOptions;
 use tetlo_core::{Error, Result};
 
@@ -175,6 +175,15 @@ impl TransferLoss for Qrs {
 
     fn teacher_is_smooth(&self) -> bool {
         self.target == Target::Soft
+    }
+
+    fn invariances(&self) -> Invariances {
+        Invariances {
+            order: self.sampler == Sampler::All,
+            scale: self.similarity == Similarity::Cosine,
+            rotation: true,
+            shift: self.center || self.similarity == Similarity::Euclidean,
+        }
     }
 
     fn loss(&self, batch: &TransferBatch<'_>) -> Result<Tensor> {

@@ -5,7 +5,7 @@ use candle_core::{D, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tetlo_core::Result;
-use tetlo_core::kinds::{Needs, TransferBatch, TransferLoss};
+use tetlo_core::kinds::{Invariances, Needs, TransferBatch, TransferLoss};
 use tetlo_core::registry::FromOptions;
 
 /// Relational knowledge distillation by angles (Park et al., CVPR 2019, RKD-A): the angle at an
@@ -54,6 +54,10 @@ fn angles(embedding: &Tensor) -> Result<Tensor> {
 impl TransferLoss for RkdAngle {
     fn needs(&self) -> Needs {
         Needs::embeddings(2)
+    }
+
+    fn invariances(&self) -> Invariances {
+        Invariances { order: true, scale: true, rotation: true, shift: true }
     }
 
     fn loss(&self, batch: &TransferBatch<'_>) -> Result<Tensor> {

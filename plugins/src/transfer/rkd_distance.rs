@@ -5,7 +5,7 @@ use candle_core::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tetlo_core::Result;
-use tetlo_core::kinds::{Needs, TransferBatch, TransferLoss};
+use tetlo_core::kinds::{Invariances, Needs, TransferBatch, TransferLoss};
 use tetlo_core::registry::FromOptions;
 
 /// Smallest squared distance of different images, as in the authors' code.
@@ -59,6 +59,10 @@ fn distances(embedding: &Tensor) -> Result<Tensor> {
 impl TransferLoss for RkdDistance {
     fn needs(&self) -> Needs {
         Needs::embeddings(2)
+    }
+
+    fn invariances(&self) -> Invariances {
+        Invariances { order: true, scale: true, rotation: true, shift: true }
     }
 
     fn loss(&self, batch: &TransferBatch<'_>) -> Result<Tensor> {

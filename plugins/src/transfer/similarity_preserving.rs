@@ -6,7 +6,7 @@ use candle_core::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tetlo_core::Result;
-use tetlo_core::kinds::{Needs, TransferBatch, TransferLoss};
+use tetlo_core::kinds::{Invariances, Needs, TransferBatch, TransferLoss};
 use tetlo_core::registry::FromOptions;
 
 /// Similarity-preserving distillation (Tung and Mori, ICCV 2019): which images of the batch excite
@@ -54,6 +54,11 @@ fn similarities(features: &Tensor) -> Result<Tensor> {
 impl TransferLoss for SimilarityPreserving {
     fn needs(&self) -> Needs {
         self.options.features.needs()
+    }
+
+    fn invariances(&self) -> Invariances {
+        let embedding = self.options.features == Features::Embedding;
+        Invariances { order: true, scale: embedding, rotation: embedding, shift: false }
     }
 
     fn loss(&self, batch: &TransferBatch<'_>) -> Result<Tensor> {

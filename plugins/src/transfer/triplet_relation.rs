@@ -6,7 +6,7 @@ use candle_core::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tetlo_core::Result;
-use tetlo_core::kinds::{Needs, TransferBatch, TransferLoss};
+use tetlo_core::kinds::{Invariances, Needs, TransferBatch, TransferLoss};
 use tetlo_core::registry::FromOptions;
 
 /// Which triples of a batch are compared.
@@ -102,6 +102,11 @@ impl TransferLoss for TripletRelation {
 
     fn teacher_is_smooth(&self) -> bool {
         self.relations.teacher_is_smooth()
+    }
+
+    fn invariances(&self) -> Invariances {
+        let order = self.sampler == TripletSampler::All;
+        Invariances { order, ..self.relations.invariances() }
     }
 
     fn loss(&self, batch: &TransferBatch<'_>) -> Result<Tensor> {

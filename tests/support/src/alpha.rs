@@ -2,7 +2,8 @@
 
 use crate::Suite;
 use crate::numbers::{
-    close_to_differences, differences, draws, finite, gradient, largest, normal, same, scalar,
+    Precision, close_to_differences, differences, draws, finite, gradient, largest, normal, same,
+    scalar,
 };
 use crate::report::{Check, Report, ensure, refused};
 use crate::space::spaces;
@@ -17,7 +18,7 @@ fn alphas(space: &SpaceSpec, seed: u64) -> Check<Vec<Tensor>> {
 }
 
 impl Suite for dyn Relaxation {
-    fn suite(relaxation: &Self, report: &mut Report) {
+    fn suite(relaxation: &Self, report: &mut Report<'_>) {
         for space in spaces() {
             report.check(format_args!("on the space `{}`", space.name), || {
                 alphas(&space, 1)?.iter().try_for_each(|alpha| relaxes(relaxation, alpha))
@@ -50,7 +51,7 @@ fn relaxes(relaxation: &dyn Relaxation, alpha: &Tensor) -> Check {
 }
 
 impl Suite for dyn Regularizer {
-    fn suite(regularizer: &Self, report: &mut Report) {
+    fn suite(regularizer: &Self, report: &mut Report<'_>) {
         for space in spaces() {
             for epoch in [0, 2, 4] {
                 report.check(format_args!("on the space `{}`, epoch {epoch}", space.name), || {
@@ -77,13 +78,15 @@ fn penalises(regularizer: &dyn Regularizer, alphas: &[Tensor], progress: Progres
         &[value],
         &[scalar(&regularizer.penalty(&tracked, progress)?, DType::F64)?],
     )?;
+    let number = |alphas: &[Tensor]| scalar(&regularizer.penalty(alphas, progress)?, DType::F64);
+    let precision = Precision::of(alphas, number)?;
     for (i, of_alpha) in gradient(&penalty, &vars.iter().collect::<Vec<_>>())?.iter().enumerate() {
-        let expected = differences(&alphas[i], |alpha| {
+        let expected = precision.differences(&alphas[i], |alpha| {
             let mut moved = alphas.to_vec();
             moved[i] = alpha.clone();
-            scalar(&regularizer.penalty(&moved, progress)?, DType::F64)
+            number(&moved)
         })?;
-        close_to_differences("α", of_alpha, &expected)?;
+        precision.close_to_differences("α", of_alpha, &expected, value)?;
     }
     let single: Vec<Tensor> =
         alphas.iter().map(|a| a.to_dtype(DType::F32)).collect::<Result<_, _>>()?;

@@ -24,7 +24,7 @@ fn alphas(space: &SpaceSpec, seed: u64, change: impl Fn(&mut Vec<Vec<f64>>)) -> 
 
 /// Runs `check` on each space that the plugin fits; it must fit one.
 fn on_spaces(
-    report: &mut Report,
+    report: &mut Report<'_>,
     fits: impl Fn(&SpaceSpec) -> tetlo_core::Result<()>,
     check: impl Fn(&SpaceSpec) -> Check,
 ) {
@@ -46,7 +46,7 @@ fn on_spaces(
 }
 
 impl Suite for dyn Selection {
-    fn suite(selection: &Self, report: &mut Report) {
+    fn suite(selection: &Self, report: &mut Report<'_>) {
         let fits = |space: &SpaceSpec| {
             let layout = space.architecture();
             let flat = layout.entries().iter().fold(ArchValues::default(), |all, e| {
@@ -75,7 +75,7 @@ impl Suite for dyn Selection {
 }
 
 impl Suite for dyn BlackBoxSearch {
-    fn suite(search: &Self, report: &mut Report) {
+    fn suite(search: &Self, report: &mut Report<'_>) {
         report.check("evaluations", || {
             ensure!(search.evaluations() != Some(0), "an empty budget");
             Ok(())
@@ -100,7 +100,7 @@ impl Suite for dyn BlackBoxSearch {
 }
 
 impl Suite for dyn StopRule {
-    fn suite(rule: &Self, report: &mut Report) {
+    fn suite(rule: &Self, report: &mut Report<'_>) {
         for space in spaces() {
             for lambda in [false, true] {
                 let what = if lambda { "with" } else { "without" };
@@ -139,7 +139,7 @@ fn stops(rule: &dyn StopRule, space: &SpaceSpec, lambda: bool) -> Check {
 }
 
 impl Suite for dyn SupernetTransform {
-    fn suite(transform: &Self, report: &mut Report) {
+    fn suite(transform: &Self, report: &mut Report<'_>) {
         let fits = |space: &SpaceSpec| transform.transform(space.clone()).map(drop);
         on_spaces(report, fits, |space| {
             let changed = transform.transform(space.clone())?.validated()?;

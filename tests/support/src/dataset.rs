@@ -7,7 +7,7 @@ use tetlo_core::data::Pixels;
 use tetlo_core::kinds::Dataset;
 
 impl Suite for dyn Dataset {
-    fn suite(dataset: &Self, report: &mut Report) {
+    fn suite(dataset: &Self, report: &mut Report<'_>) {
         report.check("loading it", || {
             let data = dataset.load()?.validated()?;
             ensure!(!data.name.is_empty() && !data.notice.is_empty(), "it has no name or notice");
@@ -33,7 +33,7 @@ impl Suite for dyn Dataset {
         });
     }
 
-    fn without_files(dataset: &Self, report: &mut Report) {
+    fn without_files(dataset: &Self, report: &mut Report<'_>) {
         report.check("a missing file", || {
             let message = refused("it", || dataset.load())?;
             ensure!(message.contains(NO_FILE), "the error must name it: {message}");

@@ -26,7 +26,7 @@ impl EvaluationHost for Host {
 }
 
 impl Suite for dyn Evaluator {
-    fn suite(evaluator: &Self, report: &mut Report) {
+    fn suite(evaluator: &Self, report: &mut Report<'_>) {
         report.check("metric", || {
             let metric = evaluator.metric();
             let snake = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';

@@ -10,7 +10,7 @@ use tetlo_core::multilevel::reverse::{Adjoints, Via, hypergradient, objective_va
 use tetlo_core::registry::entries;
 
 impl Suite for dyn MultilevelOptimizer {
-    fn suite(optimizer: &Self, report: &mut Report) {
+    fn suite(optimizer: &Self, report: &mut Report<'_>) {
         report.check("stage graph", || {
             let graph = optimizer.graph()?;
             ensure!(optimizer.graph()? == graph, "two calls differ");
@@ -35,7 +35,7 @@ impl Suite for dyn MultilevelOptimizer {
 }
 
 impl Suite for dyn Hypergradient {
-    fn suite(estimator: &Self, report: &mut Report) {
+    fn suite(estimator: &Self, report: &mut Report<'_>) {
         report.check("bound", || {
             let Some(bound) = estimator.bound() else { return Ok(()) };
             ensure!(estimator.unrolls(), "claimed by an estimator that does not unroll");
@@ -79,7 +79,7 @@ fn estimates(estimator: &dyn Hypergradient, case: &CheckCase) -> Check {
 }
 
 impl Suite for dyn CheckProblem {
-    fn suite(problem: &Self, report: &mut Report) {
+    fn suite(problem: &Self, report: &mut Report<'_>) {
         report.check("levels", || {
             let levels = problem.levels();
             ensure!(!levels.is_empty() && levels.iter().all(|k| *k >= 2), "{levels:?}");

@@ -11,7 +11,8 @@
 //! ```
 //! A suite builds the plugin with its default options, goes through everything it checks, and panics
 //! with the list of what failed. [`check`] returns that list instead, [`check_with`] takes other
-//! options than the defaults, [`every`] runs over all registered plugins of a kind.
+//! options than the defaults, [`every`] runs over all registered plugins of a kind. [`rows`] and
+//! [`run`] give every check as a row, which is what `tetlo plugins check` prints.
 //!
 //! Suites of kinds that work on a space use the registered search spaces (link in
 //! `tetlo_search_spaces`, or your own), without any a small one of this crate.
@@ -30,15 +31,18 @@ mod report;
 mod space;
 mod transfer;
 
-pub use report::Report;
+pub use report::{Event, Outcome, Report, Row};
+pub use transfer::{Speed, median, speed};
 
+use report::failures;
 use serde_json::Value;
 use tetlo_core::kinds::{
     Auxiliary, BlackBoxSearch, CheckProblem, Dataset, Evaluator, Hypergradient,
     MultilevelOptimizer, Operation, Regularizer, Relaxation, SearchSpace, Selection, StopRule,
     SupernetTransform, TransferLoss,
 };
-use tetlo_core::registry::{Entry, Kind, entries, find};
+use tetlo_core::registry::catalog::Plugin;
+use tetlo_core::registry::{Entry, Kind, entries, find, loaded};
 
 /// A kind of plugin with a conformance suite.
 pub trait Suite: Kind {
@@ -46,10 +50,10 @@ pub trait Suite: Kind {
     const JOINT: char = '-';
 
     /// Checks a plugin's behaviour.
-    fn suite(plugin: &Self, report: &mut Report);
+    fn suite(plugin: &Self, report: &mut Report<'_>);
 
     /// Checks a plugin whose path options all name a file that does not exist.
-    fn without_files(_plugin: &Self, _report: &mut Report) {}
+    fn without_files(_plugin: &Self, _report: &mut Report<'_>) {}
 }
 
 /// Checks an entry's description and options, and its behaviour with the default options.
@@ -57,14 +61,7 @@ pub trait Suite: Kind {
 /// # Errors
 /// Everything that failed, a line each.
 pub fn check<T: Suite + ?Sized>(entry: &Entry<T>) -> Result<(), String> {
-    let mut report = Report::new(T::NAME, entry.name);
-    options::check(entry, &mut report);
-    if options::needs_files(entry) {
-        options::without_files(entry, &mut report);
-    } else {
-        behaves(entry, &entry.defaults(), &mut report);
-    }
-    report.finish()
+    failures(&name(entry), &rows(entry, None, &mut |_| {}))
 }
 
 /// Checks an entry's behaviour with these options, an object as in a resolved config.
@@ -72,19 +69,43 @@ pub fn check<T: Suite + ?Sized>(entry: &Entry<T>) -> Result<(), String> {
 /// # Errors
 /// Everything that failed, a line each.
 pub fn check_with<T: Suite + ?Sized>(entry: &Entry<T>, options: &Value) -> Result<(), String> {
-    let mut report = Report::new(T::NAME, entry.name);
+    let mut silent = |_: Event<'_>| {};
+    let mut report = Report::new(&mut silent);
     behaves(entry, options, &mut report);
-    report.finish()
+    failures(&name(entry), &report.into_rows())
 }
 
-fn behaves<T: Suite + ?Sized>(entry: &Entry<T>, options: &Value, report: &mut Report) {
+/// Checks an entry's description and options, and its behaviour with these options (`None`: the
+/// defaults): every check as a row. `tell` hears of each before and after it, so that one that ends
+/// the process can be named.
+pub fn rows<T: Suite + ?Sized>(
+    entry: &Entry<T>,
+    options: Option<&Value>,
+    tell: &mut dyn FnMut(Event<'_>),
+) -> Vec<Row> {
+    let mut report = Report::new(tell);
+    options::check(entry, &mut report);
+    match options {
+        None if options::needs_files(entry) => options::without_files(entry, &mut report),
+        None => behaves(entry, &entry.defaults(), &mut report),
+        Some(options) => behaves(entry, options, &mut report),
+    }
+    report.into_rows()
+}
+
+fn name<T: Kind + ?Sized>(entry: &Entry<T>) -> String {
+    format!("{} `{}`", T::NAME, entry.name)
+}
+
+fn behaves<T: Suite + ?Sized>(entry: &Entry<T>, options: &Value, report: &mut Report<'_>) {
     let mut built = None;
     report.check("building it", || {
         built = Some(entry.build(options)?);
         Ok(())
     });
-    if let Some(plugin) = built {
-        T::suite(&plugin, report);
+    match built {
+        Some(plugin) => T::suite(&plugin, report),
+        None => report.skip("behaviour", "it cannot be built"),
     }
 }
 
@@ -103,6 +124,23 @@ pub fn every<T: Suite + ?Sized>() {
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
+/// The entry of a plugin in the catalog.
+///
+/// # Errors
+/// The plugin is of another kind, or its name stands for several.
+pub fn entry<T: Kind + ?Sized>(plugin: &Plugin) -> tetlo_core::Result<&'static Entry<T>> {
+    let unknown = || tetlo_core::Error::UnknownPlugin {
+        kind: T::NAME,
+        name: plugin.name.to_owned(),
+        known: entries::<T>().iter().map(|e| e.name).collect(),
+    };
+    match plugin.code {
+        _ if plugin.kind != T::NAME => Err(unknown()),
+        Some(code) => loaded::find::<T>(&code.sha256, plugin.name).ok_or_else(unknown),
+        None => find::<T>(plugin.name),
+    }
+}
+
 #[track_caller]
 fn one<T: Suite + ?Sized>(name: &str) {
     let result = find::<T>(name).map_err(|e| e.to_string()).and_then(check);
@@ -119,7 +157,22 @@ macro_rules! suites {
         pub fn $function(name: &str) {
             one::<dyn $kind>(name);
         }
-    )+};
+    )+
+
+    /// [`rows`] of a plugin of any kind, linked or loaded.
+    ///
+    /// # Errors
+    /// There is no such plugin.
+    pub fn run(
+        plugin: &Plugin,
+        options: Option<&Value>,
+        tell: &mut dyn FnMut(Event<'_>),
+    ) -> tetlo_core::Result<Vec<Row>> {
+        match plugin.kind {
+            $(<dyn $kind as Kind>::NAME => Ok(rows(entry::<dyn $kind>(plugin)?, options, tell)),)+
+            other => Err(tetlo_core::Error::Invalid(format!("there is no kind `{other}`"))),
+        }
+    }};
 }
 
 suites! {

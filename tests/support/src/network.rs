@@ -26,7 +26,7 @@ struct Case<'a> {
 }
 
 impl Suite for dyn Auxiliary {
-    fn suite(auxiliary: &Self, report: &mut Report) {
+    fn suite(auxiliary: &Self, report: &mut Report<'_>) {
         for space in spaces() {
             for (channels, side, classes, maps) in [(3, 16, 5, false), (1, 8, 3, true)] {
                 let image = ImageShape { channels, height: side, width: side };
@@ -52,7 +52,7 @@ impl Suite for dyn Auxiliary {
 ///
 /// The gradient's tolerance is wide: differences of a deep network in f32 are no better.
 pub(crate) fn check(
-    report: &mut Report,
+    report: &mut Report<'_>,
     what: &str,
     network: &dyn Network,
     image: ImageShape,

@@ -52,16 +52,81 @@ pub(crate) fn gradient(value: &Tensor, vars: &[&Var]) -> Check<Vec<Vec<f64>>> {
     vars.iter().map(of).collect()
 }
 
-/// Central differences of `f` at `at`, one a value.
+/// How exactly a plugin counts, and so how it is held against differences.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Precision {
+    /// In f64.
+    Double,
+    /// In f32, also where it is given f64: code of another language may.
+    Single,
+}
+
+impl std::fmt::Display for Precision {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Double => "f64",
+            Self::Single => "f32",
+        })
+    }
+}
+
+impl Precision {
+    /// That of a function of tensors: one in f32 does not see what f32 cannot hold.
+    pub(crate) fn of(at: &[Tensor], f: impl Fn(&[Tensor]) -> Check<f64>) -> Check<Self> {
+        const UNSEEN: f64 = 1e-10;
+        let rounded = |t: &Tensor| t.to_dtype(DType::F32)?.to_dtype(DType::F64);
+        let start = at.iter().map(rounded).collect::<Result<Vec<_>, _>>()?;
+        let moved = |(t, seed): (&Tensor, u64)| -> Check<Tensor> {
+            Ok((t + (t * (normal(t.dims(), seed)? * UNSEEN)?)?)?)
+        };
+        let moved = start.iter().zip(70..).map(moved).collect::<Check<Vec<_>>>()?;
+        let equal = f(&start)?.to_bits() == f(&moved)?.to_bits();
+        Ok(if equal { Self::Single } else { Self::Double })
+    }
+
+    /// Differences of `f` at `at`, one a value.
+    pub(crate) fn differences(
+        self,
+        at: &Tensor,
+        f: impl Fn(&Tensor) -> Check<f64>,
+    ) -> Check<Vec<f64>> {
+        let start = values(at)?;
+        let moved = |i: usize, step: f64| {
+            let mut x = start.clone();
+            x[i] += step;
+            f(&Tensor::from_vec(x, at.dims(), at.device())?)
+        };
+        let central = |i: usize, step: f64| -> Check<f64> {
+            Ok((moved(i, step)? - moved(i, -step)?) / (2.0 * step))
+        };
+        let one = |i: usize| match self {
+            Self::Double => central(i, 1e-5),
+            // Of fourth order: a step that f32 rounds well is too long for the second.
+            Self::Single => Ok((4.0 * central(i, 4e-3)? - central(i, 8e-3)?) / 3.0),
+        };
+        (0..start.len()).map(one).collect()
+    }
+
+    /// A gradient against differences of a function of this value.
+    pub(crate) fn close_to_differences(
+        self,
+        what: &str,
+        gradient: &[f64],
+        differences: &[f64],
+        value: f64,
+    ) -> Check {
+        let what = format!("the gradient of {what} is not that of central differences");
+        let (relative, absolute) = match self {
+            Self::Double => (1e-5, 1e-8),
+            Self::Single => (1e-2, 1e-4 * value.abs().max(1.0)),
+        };
+        close(&what, gradient, differences, relative, absolute)
+    }
+}
+
+/// Central differences of `f` in f64 at `at`, one a value.
 pub(crate) fn differences(at: &Tensor, f: impl Fn(&Tensor) -> Check<f64>) -> Check<Vec<f64>> {
-    const STEP: f64 = 1e-5;
-    let start = values(at)?;
-    let moved = |i: usize, step: f64| {
-        let mut x = start.clone();
-        x[i] += step;
-        f(&Tensor::from_vec(x, at.dims(), at.device())?)
-    };
-    (0..start.len()).map(|i| Ok((moved(i, STEP)? - moved(i, -STEP)?) / (2.0 * STEP))).collect()
+    Precision::Double.differences(at, f)
 }
 
 pub(crate) fn largest(values: &[f64]) -> f64 {
@@ -81,6 +146,5 @@ pub(crate) fn close(what: &str, a: &[f64], b: &[f64], relative: f64, absolute: f
 
 /// A gradient against central differences in f64.
 pub(crate) fn close_to_differences(what: &str, gradient: &[f64], differences: &[f64]) -> Check {
-    let what = format!("the gradient of {what} is not that of central differences");
-    close(&what, gradient, differences, 1e-5, 1e-8)
+    Precision::Double.close_to_differences(what, gradient, differences, 1.0)
 }

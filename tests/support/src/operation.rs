@@ -19,7 +19,7 @@ const WIDTHS: [usize; 4] = [1, 3, 16, 20];
 impl Suite for dyn Operation {
     const JOINT: char = '_';
 
-    fn suite(operation: &Self, report: &mut Report) {
+    fn suite(operation: &Self, report: &mut Report<'_>) {
         for (stride, affine) in [(1, false), (1, true), (2, false), (2, true)] {
             let site = Site { channels: CHANNELS, stride, affine };
             report.check(format_args!("stride {stride}, affine {affine}"), || {

@@ -10,7 +10,7 @@ const UNKNOWN: &str = "no-such-option";
 /// What path options are set to.
 pub(crate) const NO_FILE: &str = "/no/such/file";
 
-pub(crate) fn check<T: Suite + ?Sized>(entry: &Entry<T>, report: &mut Report) {
+pub(crate) fn check<T: Suite + ?Sized>(entry: &Entry<T>, report: &mut Report<'_>) {
     report.check("name", || {
         let words = entry.name.split(T::JOINT);
         let good = |w: &str| {
@@ -24,7 +24,7 @@ pub(crate) fn check<T: Suite + ?Sized>(entry: &Entry<T>, report: &mut Report) {
         ensure!(!summary.trim().is_empty() && !summary.contains('\n'), "must be one line of text");
         Ok(())
     });
-    report.check("default options", || {
+    report.check("defaults", || {
         let options = Value::Object(object(entry.defaults())?);
         if !needs_files(entry) {
             entry.build(&options)?;
@@ -35,7 +35,7 @@ pub(crate) fn check<T: Suite + ?Sized>(entry: &Entry<T>, report: &mut Report) {
         }
         Ok(())
     });
-    report.check("schema", || {
+    report.check("options schema", || {
         let defaults = object(entry.defaults())?;
         let schema = entry.schema().to_value();
         ensure!(
@@ -75,7 +75,7 @@ pub(crate) fn needs_files<T: ?Sized>(entry: &Entry<T>) -> bool {
 }
 
 /// Checks a plugin that needs files with paths at which there is none.
-pub(crate) fn without_files<T: Suite + ?Sized>(entry: &Entry<T>, report: &mut Report) {
+pub(crate) fn without_files<T: Suite + ?Sized>(entry: &Entry<T>, report: &mut Report<'_>) {
     let mut built = None;
     report.check("a missing file", || {
         let all = paths(entry);

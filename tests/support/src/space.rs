@@ -95,7 +95,7 @@ impl Relaxation for Softmax {
 }
 
 impl Suite for dyn SearchSpace {
-    fn suite(space: &Self, report: &mut Report) {
+    fn suite(space: &Self, report: &mut Report<'_>) {
         let spec = space.spec();
         report.check("description", || {
             ensure!(space.spec() == spec, "two calls differ");

@@ -1,116 +1,57 @@
 //! Transfer losses.
 
+mod images;
+mod invariance;
+mod refusal;
+mod speed;
+
+pub use speed::{Speed, median, speed};
+
 use crate::Suite;
-use crate::numbers::{
-    close, close_to_differences, differences, finite, gradient, largest, normal, same, scalar,
-    values,
-};
-use crate::report::{Check, Report, ensure, refused};
+use crate::numbers::{Precision, close, gradient, largest, same, scalar};
+use crate::report::{Check, Report, accepted, ensure};
 use candle_core::{DType, Tensor, Var};
-use tetlo_core::kinds::{Needs, Seen, TransferBatch, TransferLoss};
-use tetlo_core::rng::{Key, Purpose};
+use images::{Images, Shapes};
+use tetlo_core::kinds::TransferLoss;
 
-/// Classes that logits score, and labels name.
-const CLASSES: usize = 5;
-
-/// Widths of embeddings, and channels of maps, of the main and of the auxiliary model.
-#[derive(Debug, Clone, Copy)]
-struct Widths(usize, usize);
-
-/// What a loss sees of `n` images.
-#[derive(Debug, Clone)]
-struct Images {
-    main: Seen,
-    aux: Seen,
-    labels: Vec<u32>,
-    parameters: Option<Tensor>,
-}
-
-fn seen(needs: Needs, n: usize, width: usize, seed: u64) -> Check<Seen> {
-    let mut seen = Seen::default();
-    if needs.embeddings {
-        seen.embedding = Some(normal(&[n, width], seed)?);
-    }
-    if needs.logits {
-        seen.logits = Some(normal(&[n, CLASSES], seed + 10)?);
-    }
-    if needs.maps {
-        for (i, side) in [4, 2].into_iter().enumerate() {
-            seen.maps.push(normal(&[n, width - 3 + i, side, side], seed + 20 + i as u64)?);
-        }
-    }
-    Ok(seen)
-}
-
-impl Images {
-    fn new(loss: &dyn TransferLoss, n: usize, widths: Widths) -> Check<Self> {
-        let needs = loss.needs();
-        let (main, aux) = (seen(needs, n, widths.0, 1)?, seen(needs, n, widths.1, 2)?);
-        let parameters = if needs.parameters {
-            let layout = loss.parameters(&main, &aux)?;
-            ensure!(!layout.is_empty(), "it says that it has parameters, but has none");
-            ensure!(layout == loss.parameters(&main, &aux)?, "its parameters change");
-            let mut stream = Key::new(3, Purpose::Weights).stream();
-            Some(layout.initialise_tensor(&mut stream)?.to_dtype(DType::F64)?)
-        } else {
-            None
-        };
-        let labels = (0..n).map(|i| i as u32 % 3).collect();
-        Ok(Self { main, aux, labels, parameters })
-    }
-
-    /// Everything that may have a gradient, by name.
-    fn parts(&self) -> Vec<(String, Tensor)> {
-        let mut parts = Vec::new();
-        for (whose, seen) in [("main", &self.main), ("aux", &self.aux)] {
-            let alone = seen.tensors().count() == 1;
-            let name = |what: String| if alone { whose.into() } else { format!("{whose} {what}") };
-            let matrices = [("embedding", &seen.embedding), ("logits", &seen.logits)];
-            for (what, tensor) in matrices {
-                parts.extend(tensor.iter().map(|t| (name(what.into()), t.clone())));
-            }
-            let maps = seen.maps.iter().enumerate();
-            parts.extend(maps.map(|(i, t)| (name(format!("map {i}")), t.clone())));
-        }
-        parts.extend(self.parameters.iter().map(|t| ("its parameters".to_owned(), t.clone())));
-        parts
-    }
-
-    /// The same with other values of the parts, in their order.
-    fn with(&self, parts: &[Tensor]) -> Check<Self> {
-        let mut parts = parts.iter().cloned();
-        let mut next = || {
-            let missing = || tetlo_core::Error::Invalid("a part is missing".into());
-            parts.next().ok_or_else(missing)
-        };
-        let main = self.main.map(|_| next())?;
-        let aux = self.aux.map(|_| next())?;
-        let parameters = self.parameters.as_ref().map(|_| next()).transpose()?;
-        Ok(Self { main, aux, labels: self.labels.clone(), parameters })
-    }
-
-    /// The same with every part replaced by what `f` makes of it.
-    fn map(&self, f: impl Fn(usize, &Tensor) -> Check<Tensor>) -> Check<Self> {
-        let parts = self.parts();
-        let changed: Vec<Tensor> =
-            parts.iter().enumerate().map(|(i, (_, t))| f(i, t)).collect::<Check<_>>()?;
-        self.with(&changed)
-    }
+/// A loss, and the features that it is tried on.
+struct Case<'a> {
+    loss: &'a dyn TransferLoss,
+    shapes: [Shapes; 2],
+    precision: Precision,
 }
 
 impl Suite for dyn TransferLoss {
-    fn suite(loss: &Self, report: &mut Report) {
+    fn suite(loss: &Self, report: &mut Report<'_>) {
         let needs = loss.needs();
-        // A loss may want features of one width.
-        let widths = if accepts(loss, Widths(7, 5)) { Widths(7, 5) } else { Widths(6, 6) };
-        for n in [needs.batch.max(1), needs.batch.max(8), needs.batch.max(16)] {
-            report.check(format_args!("a batch of {n}"), || on_batch(loss, n, widths));
+        let shapes = [Shapes::small(7), Shapes::small(5)];
+        let mut case = Case { loss, shapes, precision: Precision::Double };
+        report.measure("first call", || {
+            case.try_out().map_err(|failure| failure.0)?;
+            let widths = case.shapes.each_ref().map(|s| s.width);
+            Ok(format!("widths {} and {}, counts in {}", widths[0], widths[1], case.precision))
+        });
+        if report.failed("first call") {
+            report.skip("behaviour", "the first call fails");
+            return;
         }
-        report.check("what it needs", || refuses(loss, widths));
-        report.check("features that are not a number", || not_a_number(loss, widths));
+        let mut sizes = vec![needs.batch.max(1), needs.batch.max(8), needs.batch.max(16)];
+        sizes.dedup();
+        for n in sizes {
+            if n == 1 {
+                report.check("a batch of 1", || case.on_one());
+                continue;
+            }
+            for (what, check) in CHECKS {
+                report.check(format_args!("{what}, batch of {n}"), || check(&case, n));
+            }
+        }
+        report.check("gradients asked for one by one", || case.one_by_one());
+        invariance::check(&case, report);
+        refusal::check(&case, report);
         report.check("diagnostics", || {
-            let images = Images::new(loss, needs.batch.max(8), widths)?;
-            for (name, value) in loss.diagnostics(&batch(&images, loss)?)? {
+            let images = case.images(8)?;
+            for (name, value) in loss.diagnostics(&images.batch(loss)?)? {
                 ensure!(!name.is_empty() && value.is_finite(), "`{name}` is {value}");
             }
             Ok(())
@@ -118,79 +59,169 @@ impl Suite for dyn TransferLoss {
     }
 }
 
-fn batch<'a>(images: &'a Images, loss: &dyn TransferLoss) -> tetlo_core::Result<TransferBatch<'a>> {
-    let draws = Key::new(3, Purpose::Transfer).stream();
-    let labels = loss.needs().labels.then_some(images.labels.as_slice());
-    Ok(TransferBatch::new(images.main.clone(), images.aux.clone(), draws)?
-        .with_labels(labels)
-        .with_parameters(images.parameters.clone()))
-}
+/// What is checked on a batch of some images.
+type OnBatch = fn(&Case<'_>, usize) -> Check;
+
+const CHECKS: [(&str, OnBatch); 4] = [
+    ("value, twice the same", |case, n| case.is_pure(n)),
+    ("whom the gradient reaches", |case, n| case.reaches(n)),
+    ("gradient against differences", |case, n| case.gradient_is_right(n)),
+    ("f32 beside f64", |case, n| case.single_is_close(n)),
+];
 
 fn evaluate(loss: &dyn TransferLoss, images: &Images) -> tetlo_core::Result<Tensor> {
-    loss.loss(&batch(images, loss)?)
+    loss.loss(&images.batch(loss)?)
 }
 
-fn accepts(loss: &dyn TransferLoss, widths: Widths) -> bool {
-    let images = Images::new(loss, loss.needs().batch.max(8), widths);
-    images.is_ok_and(|images| evaluate(loss, &images).is_ok())
+/// The loss on features in f64.
+fn number(loss: &dyn TransferLoss, images: &Images) -> Check<f64> {
+    scalar(&evaluate(loss, images)?, DType::F64)
+}
+
+fn accepts(loss: &dyn TransferLoss, shapes: &[Shapes; 2]) -> bool {
+    let what = "features of different widths";
+    // A panic counts as taking them: the checks that follow will say so.
+    let tried = accepted(what, || {
+        let images = Images::new(loss, loss.needs().batch.max(8), shapes);
+        images.map_or_else(|e| Err(tetlo_core::Error::Invalid(e.0)), |i| evaluate(loss, &i))
+    });
+    !matches!(tried, Ok(Err(_)))
+}
+
+/// Variables of all parts, and the images made of them.
+fn tracked(images: &Images) -> Check<(Vec<Var>, Images)> {
+    let parts = images.parts();
+    let vars: Vec<Var> =
+        parts.iter().map(|(_, t)| Ok(Var::from_tensor(t)?)).collect::<Check<_>>()?;
+    let tensors: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();
+    Ok((vars, images.with(&tensors)?))
 }
 
 /// Value, and gradients in all parts.
 fn with_gradient(loss: &dyn TransferLoss, images: &Images) -> Check<(f64, Vec<Vec<f64>>)> {
-    let parts = images.parts();
-    let vars: Vec<Var> =
-        parts.iter().map(|(_, t)| Ok(Var::from_tensor(t)?)).collect::<Check<_>>()?;
-    let tracked: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();
-    let value = evaluate(loss, &images.with(&tracked)?)?;
-    let dtype = parts.first().map_or(DType::F64, |(_, t)| t.dtype());
-    let number = scalar(&value, dtype)?;
+    let (vars, images) = tracked(images)?;
+    let value = evaluate(loss, &images)?;
+    let number = scalar(&value, vars.first().map_or(DType::F64, |v| v.dtype()))?;
     Ok((number, gradient(&value, &vars.iter().collect::<Vec<_>>())?))
 }
 
-fn on_batch(loss: &dyn TransferLoss, n: usize, widths: Widths) -> Check {
-    let images = Images::new(loss, n, widths)?;
-    let parts = images.parts();
-    let (value, gradients) = with_gradient(loss, &images)?;
-    ensure!(value.is_finite(), "the loss is {value}");
-    let again = with_gradient(loss, &images)?;
-    same("the loss", &[value], &[again.0])?;
-    for ((name, _), (first, second)) in parts.iter().zip(gradients.iter().zip(&again.1)) {
-        same(&format!("the gradient of {name}"), first, second)?;
+impl Case<'_> {
+    /// At least `n` images, and as many as the loss needs.
+    fn images(&self, n: usize) -> Check<Images> {
+        Images::new(self.loss, self.loss.needs().batch.max(n), &self.shapes)
     }
 
-    let of = |whose: &str| {
-        let named = parts.iter().zip(&gradients).filter(|((name, _), _)| name.starts_with(whose));
-        named.map(|(_, g)| largest(g)).fold(0.0, f64::max)
-    };
-    // No gradient to the teacher is a choice; then it is exactly none, and said.
-    let (reaches, said) = (of("main") > 0.0, loss.reaches_main());
-    ensure!(said || !reaches, "a gradient reaches main, but `reaches_main` is false");
-    if n >= 8 {
-        ensure!(reaches || !said, "no gradient reaches main, but `reaches_main` is true");
-        // A loss of zero, which transfers nothing on purpose, depends on nothing.
-        let depends = of("aux") > 0.0 || (value == 0.0 && !reaches);
-        ensure!(depends, "nothing of the loss depends on aux");
-        every_parameter_is_used(loss, &images, gradients.last())?;
-    }
-
-    let number = |at: usize, moved: &Tensor| {
-        let images = images.map(|i, t| Ok(if i == at { moved.clone() } else { t.clone() }))?;
-        scalar(&evaluate(loss, &images)?, DType::F64)
-    };
-    for (i, ((name, tensor), gradient)) in parts.iter().zip(&gradients).enumerate().rev() {
-        if reaches || !name.starts_with("main") {
-            let differences = differences(tensor, |moved| number(i, moved))?;
-            close_to_differences(name, gradient, &differences)?;
+    /// Finds out what the loss takes and how it counts.
+    fn try_out(&mut self) -> Check {
+        // A loss may want features of one width.
+        if !accepts(self.loss, &self.shapes) {
+            self.shapes = [6, 6].map(Shapes::small);
         }
+        let images = self.images(8)?;
+        let parts: Vec<Tensor> = images.parts().into_iter().map(|(_, t)| t).collect();
+        self.precision = Precision::of(&parts, |parts| number(self.loss, &images.with(parts)?))?;
+        Ok(())
     }
 
-    let (single, in_single) =
-        with_gradient(loss, &images.map(|_, t| Ok(t.to_dtype(DType::F32)?))?)?;
-    close("the loss in f32", &[single], &[value], 1e-3, 1e-5)?;
-    for ((name, _), (single, double)) in parts.iter().zip(in_single.iter().zip(&gradients)) {
-        close(&format!("the gradient of {name} in f32"), single, double, 1e-2, 1e-5)?;
+    /// One image alone may be refused; else the loss and its gradient are right.
+    fn on_one(&self) -> Check {
+        let taken = accepted("it", || {
+            let images = self.images(1).map_err(|failure| tetlo_core::Error::Invalid(failure.0))?;
+            evaluate(self.loss, &images)
+        })?;
+        if taken.is_err() {
+            return Ok(());
+        }
+        CHECKS.iter().try_for_each(|(_, check)| check(self, 1))
     }
-    Ok(())
+
+    fn is_pure(&self, n: usize) -> Check {
+        let images = self.images(n)?;
+        let (value, gradients) = with_gradient(self.loss, &images)?;
+        ensure!(value.is_finite(), "the loss is {value}");
+        let again = with_gradient(self.loss, &images)?;
+        same("the loss", &[value], &[again.0])?;
+        for ((name, _), (first, second)) in
+            images.parts().iter().zip(gradients.iter().zip(&again.1))
+        {
+            same(&format!("the gradient of {name}"), first, second)?;
+        }
+        Ok(())
+    }
+
+    fn reaches(&self, n: usize) -> Check {
+        let loss = self.loss;
+        let images = self.images(n)?;
+        let parts = images.parts();
+        let (value, gradients) = with_gradient(loss, &images)?;
+        let of = |whose: &str| {
+            let named =
+                parts.iter().zip(&gradients).filter(|((name, _), _)| name.starts_with(whose));
+            named.map(|(_, g)| largest(g)).fold(0.0, f64::max)
+        };
+        // No gradient to the teacher is a choice; then it is exactly none, and said.
+        let (reaches, said) = (of("main") > 0.0, loss.reaches_main());
+        ensure!(said || !reaches, "a gradient reaches main, but `reaches_main` is false");
+        if n >= 8 {
+            ensure!(reaches || !said, "no gradient reaches main, but `reaches_main` is true");
+            // A loss of zero, which transfers nothing on purpose, depends on nothing.
+            let depends = of("aux") > 0.0 || (value == 0.0 && !reaches);
+            ensure!(depends, "nothing of the loss depends on aux");
+            every_parameter_is_used(loss, &images, gradients.last())?;
+        }
+        Ok(())
+    }
+
+    fn gradient_is_right(&self, n: usize) -> Check {
+        let loss = self.loss;
+        let images = self.images(n)?;
+        let (value, gradients) = with_gradient(loss, &images)?;
+        // Differences see the jumps of a teacher that is not smooth, no gradient does.
+        let of_main = loss.reaches_main() && loss.teacher_is_smooth();
+        let parts = images.parts();
+        for (i, ((name, tensor), gradient)) in parts.iter().zip(&gradients).enumerate().rev() {
+            if of_main || !name.starts_with("main") {
+                let differences = self
+                    .precision
+                    .differences(tensor, |moved| number(loss, &images.replaced(i, moved)?))?;
+                self.precision.close_to_differences(name, gradient, &differences, value)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn single_is_close(&self, n: usize) -> Check {
+        let images = self.images(n)?;
+        let (value, gradients) = with_gradient(self.loss, &images)?;
+        let (single, in_single) =
+            with_gradient(self.loss, &images.map(|_, t| Ok(t.to_dtype(DType::F32)?))?)?;
+        close("the loss in f32", &[single], &[value], 1e-3, 1e-5)?;
+        for ((name, _), (single, double)) in
+            images.parts().iter().zip(in_single.iter().zip(&gradients))
+        {
+            close(&format!("the gradient of {name} in f32"), single, double, 1e-2, 1e-5)?;
+        }
+        Ok(())
+    }
+
+    /// Value and gradients do not depend on which gradients are wanted.
+    fn one_by_one(&self) -> Check {
+        let images = self.images(8)?;
+        let (value, gradients) = with_gradient(self.loss, &images)?;
+        let plain = number(self.loss, &images)?;
+        ensure!(
+            plain.to_bits() == value.to_bits(),
+            "the loss is {plain} where no gradient is wanted, else {value}"
+        );
+        for (at, ((name, tensor), expected)) in images.parts().iter().zip(&gradients).enumerate() {
+            let var = Var::from_tensor(tensor)?;
+            let value = evaluate(self.loss, &images.replaced(at, var.as_tensor())?)?;
+            let alone = gradient(&value, &[&var])?.concat();
+            let what = format!("the gradient of {name} where no other is wanted");
+            close(&what, &alone, expected, 1e-9, 1e-12)?;
+        }
+        Ok(())
+    }
 }
 
 /// Each named parameter has a gradient.
@@ -209,78 +240,6 @@ fn every_parameter_is_used(
             "nothing of the loss depends on its parameter `{}`",
             entry.name
         );
-    }
-    Ok(())
-}
-
-fn refuses(loss: &dyn TransferLoss, widths: Widths) -> Check {
-    let needs = loss.needs();
-    let n = needs.batch.max(8);
-    ensure!(needs.batch >= 1, "needs a batch of {} images", needs.batch);
-    let images = Images::new(loss, n, widths)?;
-    if needs.batch > 1 {
-        let few = |t: &Tensor| Ok(t.narrow(0, 0, needs.batch - 1)?);
-        let (main, aux) = (images.main.map(few)?, images.aux.map(few)?);
-        let labels = images.labels[..needs.batch - 1].to_vec();
-        let few = Images { main, aux, labels, parameters: images.parameters.clone() };
-        refused(format_args!("a batch of {}", needs.batch - 1), || evaluate(loss, &few))?;
-    }
-    if needs.labels {
-        let none = batch(&images, loss)?.with_labels(None);
-        refused("a batch without labels", || loss.loss(&none))?;
-        let few = batch(&images, loss)?.with_labels(Some(&images.labels[1..]));
-        refused("a batch with a label too few", || loss.loss(&few))?;
-    }
-    if needs.labels && needs.logits {
-        let mut other = images.clone();
-        other.labels[1] = CLASSES as u32;
-        refused(format_args!("the label {CLASSES} of {CLASSES} classes"), || {
-            evaluate(loss, &other)
-        })?;
-    }
-    if needs.logits {
-        let mut other = images.clone();
-        other.aux.logits = Some(normal(&[n, CLASSES - 1], 9)?);
-        refused("logits of different classes", || evaluate(loss, &other))?;
-    }
-    if needs.parameters {
-        let mut other = images.clone();
-        other.parameters = None;
-        refused("a batch without the loss's parameters", || evaluate(loss, &other))?;
-    }
-    // Something that it did not ask for, in place of what it needs.
-    let other = if needs.embeddings {
-        Seen::logits(normal(&[n, CLASSES], 9)?)
-    } else {
-        Seen::embedding(normal(&[n, CLASSES], 9)?)
-    };
-    let other = Images { main: other.clone(), aux: other, ..images };
-    refused("a batch of other features than it needs", || evaluate(loss, &other))?;
-    Ok(())
-}
-
-/// One value of every image is NaN, so that no sample of the batch misses it.
-fn not_a_number(loss: &dyn TransferLoss, widths: Widths) -> Check {
-    let images = Images::new(loss, loss.needs().batch.max(8), widths)?;
-    for (at, (name, tensor)) in images.parts().iter().enumerate() {
-        let each = tensor.elem_count() / tensor.dims().first().copied().unwrap_or(1).max(1);
-        let mut spoilt = values(tensor)?;
-        spoilt.iter_mut().step_by(each.max(1)).for_each(|v| *v = f64::NAN);
-        let spoilt = Tensor::from_vec(spoilt, tensor.dims(), tensor.device())?;
-        let replaced =
-            |by: &Tensor| images.map(|i, t| Ok(if i == at { by.clone() } else { t.clone() }));
-        // A loss may leave a map out of account; then it may overlook a NaN there.
-        let other = replaced(&normal(tensor.dims(), 99)?)?;
-        let number = |images: &Images| scalar(&evaluate(loss, images)?, DType::F64);
-        if number(&images)?.to_bits() == number(&other)?.to_bits() {
-            continue;
-        }
-        if let Ok(value) = evaluate(loss, &replaced(&spoilt)?) {
-            ensure!(
-                finite("the loss", &value).is_err(),
-                "with NaN in {name} the loss is {value}, which hides it"
-            );
-        }
     }
     Ok(())
 }
