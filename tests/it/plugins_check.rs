@@ -201,7 +201,12 @@ fn shared_libraries() {
         ("gradient.so", "IN LOSS", "if (ga) ga[0] *= 1.01;", "the gradient of aux is not"),
         ("nan.so", "IN LOSS", "out->loss = NAN;", "first call: "),
         ("order.so", "IN LOSS", "out->loss *= 1 + 1e-3 * m[0];", "gradient"),
-        ("free.so", "IN DESCRIPTOR", ".properties = TETLO_INVARIANT_SHIFT", "a shift of main changes"),
+        (
+            "free.so",
+            "IN DESCRIPTOR",
+            ".properties = TETLO_INVARIANT_SHIFT",
+            "a shift of main changes",
+        ),
         ("mute.so", "IN DESCRIPTOR", ".properties = TETLO_DETACHED_MAIN", ""),
     ] {
         library(here, name, &LOSS.replace(&format!("/* {place} */"), text), &[]);

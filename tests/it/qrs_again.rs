@@ -90,7 +90,8 @@ fn in_python() {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("qrs.py"), source("qrs.py")).expect("written");
     for (name, module) in [("qrs-numpy", "numpy"), ("qrs-torch", "torch")] {
-        let import = Command::new("python3").args(["-c", &format!("import numpy, {module}")]).output();
+        let import =
+            Command::new("python3").args(["-c", &format!("import numpy, {module}")]).output();
         if import.is_ok_and(|o| o.status.success()) {
             equals_the_built_in(folder.path(), "qrs.py", name);
         } else {

@@ -110,8 +110,11 @@ fn plugin_reference(kinds: &[String], defs: &mut Map<String, Value>) -> Value {
         // A search path may know further names.
         schema["properties"]["plugin"]["examples"] = json!(names);
         let reference = schema_for!(PluginRef).to_value();
-        let keys: &[&str] =
-            if code { &["library", "sha256", "command", "time-limit"] } else { &["library", "sha256"] };
+        let keys: &[&str] = if code {
+            &["library", "sha256", "command", "time-limit"]
+        } else {
+            &["library", "sha256"]
+        };
         for key in keys {
             schema["properties"][key] = reference["properties"][key].clone();
         }

@@ -1,7 +1,7 @@
 //! Plugins named inside the options of an optimizer: estimators, transfer losses.
 
-use crate::{Error, Result};
 use crate::registry::{self, Kind};
+use crate::{Error, Result};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;

@@ -57,7 +57,7 @@ impl FromOptions for Misbehaves {
 }
 
 impl TransferLoss for Misbehaves {
-    #[expect(clippy::exit, clippy::print_stdout, reason = "it misbehaves on purpose")]
+    #[expect(clippy::print_stdout, reason = "it misbehaves on purpose")]
     fn loss(&self, batch: &TransferBatch<'_>) -> Result<Tensor> {
         let (main, aux) = batch.embeddings()?;
         match self.0 {

@@ -240,7 +240,13 @@ fn presets_are_listed() {
 #[test]
 fn options_of_one_plugin_from_a_command_line() {
     let read = |text: &str| {
-        super::super::plugin::<dyn Dataset>("test-data", "--options", text, Path::new("/home/me"))
+        super::super::plugin::<dyn Dataset>(
+            "test-data",
+            "--options",
+            text,
+            Path::new("/home/me"),
+            None,
+        )
     };
     // Lines, or one line with commas.
     for text in ["path = \"a\"\nlimit = 2", "path = \"a\", limit = 2"] {
