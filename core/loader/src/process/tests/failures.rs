@@ -70,7 +70,7 @@ fn endless_loops_end_at_the_time_limit() {
     for mode in ["loop", "family"] {
         let began = Instant::now();
         let [first, second] = errors(mode, Duration::from_secs(2));
-        let text = "no answer within 2 s (`time-limit`); the process was stopped";
+        let text = "plugin `peer`: no answer within 2 s (`time-limit`); the process was stopped";
         assert_eq!(first, text, "{mode}");
         assert_eq!(first, second);
         assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
@@ -93,7 +93,7 @@ fn a_child_that_does_not_read_does_not_block() {
     let big = Tensor::zeros((3, 100_000), candle_core::DType::F64, &Device::Cpu).unwrap();
     for _ in 0..2 {
         let error = value_of(&*loss, &big, &big).unwrap_err().to_string();
-        assert!(error.starts_with("no answer within 2 s"), "{error}");
+        assert!(error.starts_with("plugin `peer`: no answer within 2 s"), "{error}");
     }
 }
 

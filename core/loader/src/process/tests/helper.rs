@@ -148,8 +148,10 @@ fn mistakes_in_a_script_are_told_with_their_line() {
         let loss: Box<dyn tetlo_core::kinds::TransferLoss> =
             made.build(&json!({"mode": mode})).unwrap();
         let (main, aux) = embeddings();
-        assert_eq!(value_of(&*loss, &main, &aux).unwrap_err().to_string(), text);
-        assert_eq!(value_of(&*loss, &main, &aux).unwrap_err().to_string(), text);
+        let text = format!("plugin `gap`: {text}");
+        for _ in 0..2 {
+            assert_eq!(value_of(&*loss, &main, &aux).unwrap_err().to_string(), text);
+        }
     }
 }
 
