@@ -225,6 +225,7 @@ fn shared_libraries() {
 }
 
 #[test]
+#[expect(clippy::print_stdout, reason = "says what is skipped")]
 fn scripts() {
     let numpy = Command::new("python3").args(["-c", "import numpy"]).output();
     if !numpy.is_ok_and(|o| o.status.success()) {
@@ -246,5 +247,5 @@ fn scripts() {
     let began = Instant::now();
     let ran = tetlo_in(here, &["plugins", "check", "hang.py", "--time-limit", "5"]).code(1);
     assert!(ran.err().contains("no answer within 4.5 s"), "{}", ran.err());
-    assert!(began.elapsed() < Duration::from_secs(60));
+    assert!(began.elapsed() < Duration::from_mins(1));
 }
