@@ -225,6 +225,7 @@ fn shared_libraries() {
 }
 
 #[test]
+#[expect(clippy::print_stdout, reason = "says what is skipped")]
 fn scripts() {
     let numpy = Command::new("python3").args(["-c", "import numpy"]).output();
     if !numpy.is_ok_and(|o| o.status.success()) {
@@ -245,6 +246,6 @@ fn scripts() {
     std::fs::write(here.join("hang.py"), hang).expect("written");
     let began = Instant::now();
     let ran = tetlo_in(here, &["plugins", "check", "hang.py", "--time-limit", "5"]).code(1);
-    assert!(ran.err().contains("first call: no answer within 4.5 s"), "{}", ran.err());
-    assert!(began.elapsed() < Duration::from_secs(60));
+    assert!(ran.err().contains("no answer within 4.5 s"), "{}", ran.err());
+    assert!(began.elapsed() < Duration::from_mins(1));
 }

@@ -34,8 +34,8 @@ const SMALL: [&str; 6] = [
 ];
 
 /// Steps that are timed at most, and seconds after which there are no more.
-const STEPS: usize = 20;
-const SECONDS: f64 = 2.0;
+const STEPS: usize = 10;
+const SECONDS: f64 = 1.0;
 
 /// Adds the rows `speed` and `overhead` of a transfer loss.
 pub(super) fn check(plugin: &Plugin, options: Option<&Value>, report: &mut Report<'_>) {
