@@ -96,6 +96,8 @@ fn the_engine_alone_writes_files_and_the_console_alone_prints() {
         "core/src",
         "core/engine/src",
         "core/kernels/src",
+        "core/loader/src",
+        "core/plugin/src",
         "plugins/src",
         "search-spaces/src",
         "cli/src",
@@ -103,7 +105,12 @@ fn the_engine_alone_writes_files_and_the_console_alone_prints() {
         for path in sources(folder) {
             let code = code(&path);
             let name = path.strip_prefix(root()).expect("below the root").display().to_string();
-            let writer = name == "core/engine/src/store.rs" || name == "core/engine/src/memory.rs";
+            let writers = [
+                "core/engine/src/store.rs",
+                "core/engine/src/memory.rs",
+                "core/loader/src/process/child.rs", // the Python helper, into a folder that goes again
+            ];
+            let writer = writers.contains(&name.as_str());
             for w in writes {
                 assert!(writer || !code.contains(w), "{name} uses {w}");
             }
@@ -118,7 +125,7 @@ fn the_engine_alone_writes_files_and_the_console_alone_prints() {
 fn no_plugin_is_named_outside_its_crate() {
     let names =
         ["\"qrs\"", "\"tetlo\"", "\"darts-2nd\"", "\"resnet\"", "\"softmax\"", "\"retrain\""];
-    for folder in ["core/src", "core/engine/src"] {
+    for folder in ["core/src", "core/engine/src", "core/loader/src", "core/plugin/src"] {
         for path in sources(folder) {
             let code = code(&path);
             for name in names {

@@ -9,10 +9,15 @@ use crate::{Error, Result};
 use schemars::Schema;
 use serde::de::{Deserialize, Error as _};
 use serde_json::{Map, Value};
+use std::cell::Cell;
 use toml::de::ValueDeserializer;
 
 /// Depth of references and alternatives followed; a schema may refer to itself.
 const DEEPEST: usize = 32;
+
+/// Schemas held against one option; alternatives that refer to themselves double at each depth. What lies
+/// beyond is left to the plugin.
+const MOST_STEPS: usize = 10_000;
 
 /// The options of a plugin as its JSON schema tells them: defaults are the schema's `default`s.
 #[derive(Debug, Clone)]
@@ -106,7 +111,8 @@ impl SchemaOptions {
                 };
                 return Err(Error::config(format!("unknown field `{key}`, {expected}")));
             };
-            if let Err(what) = fits(&self.schema, about, value, 0) {
+            let steps = Cell::new(0);
+            if let Err(what) = fits((&self.schema, &steps), about, value, 0) {
                 return Err(Error::config(format!("`{key}` {what}, got `{value}`")));
             }
         }
@@ -149,26 +155,34 @@ fn is(value: &Value, type_name: &str) -> bool {
 }
 
 /// Is the value of the schema? Else what it must be.
-fn fits(root: &Value, schema: &Value, value: &Value, depth: usize) -> Result<(), String> {
+fn fits(
+    all @ (root, steps): (&Value, &Cell<usize>),
+    schema: &Value,
+    value: &Value,
+    depth: usize,
+) -> Result<(), String> {
+    steps.set(steps.get() + 1);
     if schema == &Value::Bool(false) {
         return Err("is not allowed".into());
     }
-    if depth > DEEPEST {
+    if depth > DEEPEST || steps.get() > MOST_STEPS {
         return Ok(());
     }
     if let Some(target) =
         schema["$ref"].as_str().and_then(|r| r.strip_prefix('#')).and_then(|r| root.pointer(r))
     {
-        fits(root, target, value, depth + 1)?;
+        fits(all, target, value, depth + 1)?;
     }
-    for all in schema["allOf"].as_array().into_iter().flatten() {
-        fits(root, all, value, depth + 1)?;
+    for part in schema["allOf"].as_array().into_iter().flatten() {
+        fits(all, part, value, depth + 1)?;
     }
     for key in ["anyOf", "oneOf"] {
         let Some(choices) = schema[key].as_array() else { continue };
-        let results = || choices.iter().map(|s| fits(root, s, value, depth + 1));
-        if !results().any(|r| r.is_ok()) {
-            let mut says: Vec<String> = results().filter_map(Result::err).collect();
+        let mut says = Vec::new();
+        let one = choices.iter().any(|choice| {
+            fits(all, choice, value, depth + 1).map_err(|what| says.push(what)).is_ok()
+        });
+        if !one {
             says.dedup();
             return Err(says.join(", or "));
         }
@@ -189,10 +203,10 @@ fn fits(root: &Value, schema: &Value, value: &Value, depth: usize) -> Result<(),
     }
     bounds(schema, value)?;
     for item in value.as_array().into_iter().flatten() {
-        fits(root, &schema["items"], item, depth + 1)?;
+        fits(all, &schema["items"], item, depth + 1)?;
     }
     for (key, inner) in value.as_object().into_iter().flatten() {
-        fits(root, &schema["properties"][key], inner, depth + 1)
+        fits(all, &schema["properties"][key], inner, depth + 1)
             .map_err(|e| format!("has a `{key}` that {e}"))?;
     }
     Ok(())
@@ -277,6 +291,61 @@ mod tests {
             let error = options().complete(&given).expect_err("it must be refused").to_string();
             assert!(error.contains(part), "{given}: {error}");
         }
+    }
+
+    #[test]
+    fn a_schema_that_doubles_itself_ends() {
+        let twice = json!({"anyOf": [{"$ref": "#/$defs/A"}, {"$ref": "#/$defs/A"}], "const": 1});
+        let schema = json!({"properties": {"x": {"$ref": "#/$defs/A"}}, "$defs": {"A": twice}});
+        let options = SchemaOptions::new(&schema).expect("a schema");
+        assert!(options.complete(&json!({"x": 2})).is_err());
+    }
+
+    /// Random changes of schemas, options and manifests, as a hostile plugin would send them.
+    #[test]
+    fn mutations_neither_panic_nor_hang() {
+        use crate::foreign::Manifest;
+        use crate::rng::{Key, Purpose};
+        let manifest = json!([{
+            "kind": "transfer-loss", "name": "my-loss", "version": "1", "summary": "a loss",
+            "schema": options().schema().to_value(),
+        }]);
+        let (manifest, given) = (manifest.to_string(), json!({
+            "temperature": 0.5, "sampler": "random", "pairs": 3, "weights": [1.0], "target": "hard",
+        }).to_string());
+        let mut draws = Key::new(1, Purpose::Problem).stream();
+        let mut spoil = |text: &str| {
+            let mut bytes = text.as_bytes().to_vec();
+            for _ in 0..=draws.below(3) {
+                let (at, from) = (draws.below(bytes.len()), draws.below(bytes.len()));
+                match draws.below(4) {
+                    0 => bytes[at] = b"{}[]\",:0-9.eE$#/ntf"[draws.below(19)],
+                    1 => drop(bytes.drain(at.min(from)..at.max(from))),
+                    2 => bytes.insert(at, bytes[from]),
+                    _ => bytes.swap(at, from),
+                }
+                if bytes.is_empty() {
+                    break;
+                }
+            }
+            String::from_utf8_lossy(&bytes).into_owned()
+        };
+        let mut read = 0;
+        for _ in 0..100_000 {
+            let (one, other) = (spoil(&manifest), spoil(&given));
+            let manifest = serde_json::from_str::<Value>(&one).ok().map(|v| Manifest::list(&v));
+            let options = serde_json::from_str::<Value>(&other).unwrap_or(Value::Null);
+            if let Some(Ok(list)) = manifest {
+                read += 1;
+                for plugin in list {
+                    let _ = plugin.options.complete(&options);
+                    if let Ok(table) = ValueDeserializer::parse(&other) {
+                        let _ = plugin.options.resolve(table);
+                    }
+                }
+            }
+        }
+        assert!(read > 1000, "only {read} manifests could be read");
     }
 
     #[test]
