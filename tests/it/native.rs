@@ -36,7 +36,7 @@ TETLO_TRANSFER_LOSS(GAP, "0.3.0")
 pub(crate) fn has_cc(test: &str) -> bool {
     let there = Command::new("cc").arg("--version").output().is_ok_and(|o| o.status.success());
     if !there {
-        println!("skipped {test}: there is no C compiler `cc`");
+        eprintln!("skipped {test}: there is no C compiler `cc`");
     }
     there
 }

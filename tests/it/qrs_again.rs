@@ -95,7 +95,7 @@ fn in_python() {
         if import.is_ok_and(|o| o.status.success()) {
             equals_the_built_in(folder.path(), "qrs.py", name);
         } else {
-            println!("skipped qrs_again::in_python ({name}): `python3` has no {module}");
+            eprintln!("skipped qrs_again::in_python ({name}): `python3` has no {module}");
         }
     }
 }
