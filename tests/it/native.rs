@@ -32,11 +32,31 @@ TETLO_TRANSFER_LOSS(GAP, "0.3.0")
 /* AT END */
 "#;
 
+/// Says that a test is skipped.
+#[expect(clippy::print_stderr, reason = "says what is skipped")]
+pub(crate) fn skipped(test: &str, why: &str) {
+    eprintln!("skipped {test}: {why}");
+}
+
+/// Does a command succeed?
+pub(crate) fn succeeds(program: &str, arguments: &[&str]) -> bool {
+    Command::new(program).args(arguments).output().is_ok_and(|o| o.status.success())
+}
+
 /// Is there a C compiler? Where not, one line says that the test is skipped.
 pub(crate) fn has_cc(test: &str) -> bool {
-    let there = Command::new("cc").arg("--version").output().is_ok_and(|o| o.status.success());
+    let there = succeeds("cc", &["--version"]);
     if !there {
-        eprintln!("skipped {test}: there is no C compiler `cc`");
+        skipped(test, "there is no C compiler `cc`");
+    }
+    there
+}
+
+/// Has `python3` these modules? Where not, one line says that the test is skipped.
+pub(crate) fn has_python(test: &str, modules: &str) -> bool {
+    let there = succeeds("python3", &["-c", &format!("import {modules}")]);
+    if !there {
+        skipped(test, &format!("there is no `python3` with {modules}"));
     }
     there
 }

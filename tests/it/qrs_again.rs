@@ -1,12 +1,11 @@
 //! `qrs` written again in other languages is the built-in's equal: values, gradients, and the cell that a
 //! whole search finds.
 
-use crate::native::{has_cc, library, source};
+use crate::native::{has_cc, has_python, library, source};
 use crate::tetlo::{TINY, command, tetlo_in};
 use candle_core::{Device, Tensor};
 use serde_json::Value;
 use std::path::Path;
-use std::process::Command;
 use tetlo_core::rng::{Key, Purpose};
 use tetlo_engine::npz;
 
@@ -90,12 +89,8 @@ fn in_python() {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("qrs.py"), source("qrs.py")).expect("written");
     for (name, module) in [("qrs-numpy", "numpy"), ("qrs-torch", "torch")] {
-        let import =
-            Command::new("python3").args(["-c", &format!("import numpy, {module}")]).output();
-        if import.is_ok_and(|o| o.status.success()) {
+        if has_python("qrs_again::in_python", &format!("numpy, {module}")) {
             equals_the_built_in(folder.path(), "qrs.py", name);
-        } else {
-            eprintln!("skipped qrs_again::in_python ({name}): `python3` has no {module}");
         }
     }
 }

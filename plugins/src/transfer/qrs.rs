@@ -207,7 +207,8 @@ impl Qrs {
         quadruples: &Quadruples,
     ) -> Result<Tensor> {
         let view = self.view(batch, quadruples)?;
-        view.mean(&self.terms(&view.main, &view.aux)?)
+        let mean = view.mean(&self.terms(&view.main, &view.aux)?)?;
+        Ok(mean.to_dtype(batch.embeddings()?.1.dtype())?)
     }
 
     /// What [`TransferLoss::diagnostics`] of `qrs` tells, over these quadruples.
@@ -268,7 +269,9 @@ impl Qrs {
             Target::Hard => main.detach(),
             Target::Soft | Target::HardForward => main.clone(),
         };
-        self.view_of(&main, aux, quadruples)
+        // Differences of similarities cancel, and estimators take differences of this loss's gradients in
+        // turn: in double precision inside, so that what is seen of it is right to its last digit.
+        self.view_of(&main.to_dtype(DType::F64)?, &aux.to_dtype(DType::F64)?, quadruples)
     }
 
     fn view_of(&self, main: &Tensor, aux: &Tensor, quadruples: &Quadruples) -> Result<View> {
