@@ -1,4 +1,4 @@
-//! The data set `PLUGIN`, and with `src/main.rs` a tetlo that knows it.
+//! The data set `@PLUGIN@`, and with `src/main.rs` a tetlo that knows it.
 
 use tetlo_core::Result;
 use tetlo_core::data::{Data, Images, Pixels};
@@ -31,7 +31,7 @@ impl Dataset for MyPlugin {
         let (train, test) = (images(256, &mut draws), images(64, &mut draws));
         let (mean, std) = Data::channel_statistics(&train);
         Data {
-            name: "PLUGIN".into(),
+            name: "@PLUGIN@".into(),
             notice: "stripes made by a program".into(),
             synthetic: true,
             classes: CLASSES,
@@ -60,4 +60,4 @@ fn images(count: usize, draws: &mut Stream) -> Images {
     Images { shape: SHAPE, pixels: Pixels::F32(pixels), labels }
 }
 
-tetlo_core::register_dataset!("PLUGIN", MyPlugin, "stripes of two directions, 8 × 8, synthetic");
+tetlo_core::register_dataset!("@PLUGIN@", MyPlugin, "stripes of two directions, 8 × 8, synthetic");

@@ -1,4 +1,4 @@
-//! The operation `PLUGIN`, and with `src/main.rs` a tetlo that knows it.
+//! The operation `@PLUGIN@`, and with `src/main.rs` a tetlo that knows it.
 
 use tetlo_core::Result;
 use tetlo_core::kinds::Operation;
@@ -31,4 +31,4 @@ impl Operation for MyPlugin {
     }
 }
 
-tetlo_core::register_operation!("PLUGIN", MyPlugin, "depthwise-separable 3 × 3 convolution");
+tetlo_core::register_operation!("@PLUGIN@", MyPlugin, "depthwise-separable 3 × 3 convolution");

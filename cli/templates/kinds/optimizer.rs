@@ -1,4 +1,4 @@
-//! The multilevel optimizer `PLUGIN`, and with `src/main.rs` a tetlo that knows it.
+//! The multilevel optimizer `@PLUGIN@`, and with `src/main.rs` a tetlo that knows it.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -7,7 +7,7 @@ use tetlo_core::kinds::MultilevelOptimizer;
 use tetlo_core::multilevel::{EstimatorRef, LossTerm, ModelRole, Objective, Stage, StageGraph};
 use tetlo_core::registry::FromOptions;
 
-/// Options of `PLUGIN`: what stands here can be set in a config.
+/// Options of `@PLUGIN@`: what stands here can be set in a config.
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct MyPluginOptions {
@@ -50,7 +50,7 @@ impl MultilevelOptimizer for MyPlugin {
 }
 
 tetlo_core::register_multilevel_optimizer!(
-    "PLUGIN",
+    "@PLUGIN@",
     MyPlugin,
     "validation loss of two supernets of one architecture"
 );

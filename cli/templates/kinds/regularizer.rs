@@ -1,4 +1,4 @@
-//! The regulariser `PLUGIN`.
+//! The regulariser `@PLUGIN@`.
 
 use candle_core::Tensor;
 use schemars::JsonSchema;
@@ -41,6 +41,6 @@ impl Regularizer for MyPlugin {
     }
 }
 
-tetlo_core::register_regularizer!("PLUGIN", MyPlugin, "mean square of the architecture parameters");
+tetlo_core::register_regularizer!("@PLUGIN@", MyPlugin, "mean square of the architecture parameters");
 
 tetlo_core::export_plugins!();

@@ -1,4 +1,4 @@
-//! The selection `PLUGIN`.
+//! The selection `@PLUGIN@`.
 
 use tetlo_core::Result;
 use tetlo_core::genotype::{Genotype, GenotypeCell, GenotypeEdge};
@@ -63,6 +63,6 @@ fn strongest(
     list
 }
 
-tetlo_core::register_selection!("PLUGIN", MyPlugin, "the largest α that the grammar allows");
+tetlo_core::register_selection!("@PLUGIN@", MyPlugin, "the largest α that the grammar allows");
 
 tetlo_core::export_plugins!();

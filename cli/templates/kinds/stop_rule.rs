@@ -1,4 +1,4 @@
-//! The stopping rule `PLUGIN`.
+//! The stopping rule `@PLUGIN@`.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -45,6 +45,6 @@ impl StopRule for MyPlugin {
     }
 }
 
-tetlo_core::register_stop_rule!("PLUGIN", MyPlugin, "ends the search when its cell stays the same");
+tetlo_core::register_stop_rule!("@PLUGIN@", MyPlugin, "ends the search when its cell stays the same");
 
 tetlo_core::export_plugins!();

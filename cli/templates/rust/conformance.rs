@@ -4,5 +4,5 @@ use my_plugin as _;
 
 #[test]
 fn conforms() {
-    tetlo_test_support::SUITE("PLUGIN");
+    tetlo_test_support::@SUITE@("@PLUGIN@");
 }

@@ -5,5 +5,5 @@ use tetlo_plugins as _;
 
 #[test]
 fn conforms() {
-    tetlo_test_support::SUITE("PLUGIN");
+    tetlo_test_support::@SUITE@("@PLUGIN@");
 }
