@@ -28,8 +28,7 @@ static int32_t create(const char *options, void **self, char *err, size_t len) {
 }
 
 static const tetlo_transfer_loss MY_LOSS = {
-    .name = "my-loss",
-    .summary = "squared difference of the mean features",
+    .name = "my-loss", .summary = "squared gap of the mean features",
     .options_schema = "{\"properties\": {\"offset\": {\"type\": \"number\", \"default\": 0,"
                       " \"description\": \"The difference of the means that costs nothing.\"}}}",
     .create = create, .destroy = free, .loss = loss, .properties = TETLO_INVARIANT_ORDER};

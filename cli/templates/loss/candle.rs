@@ -4,7 +4,7 @@ use candle_core::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tetlo_core::Result;
-use tetlo_core::kinds::{Invariances, TransferBatch, TransferLoss};
+use tetlo_core::kinds::{TransferBatch, TransferLoss};
 use tetlo_core::registry::FromOptions;
 
 /// The loss is its options: what stands here can be set in a config.
@@ -30,14 +30,6 @@ impl TransferLoss for MyLoss {
         let gap = ((main.mean_all()? - aux.mean_all()?)? - self.offset)?;
         Ok(gap.sqr()?)
     }
-
-    fn invariances(&self) -> Invariances {
-        Invariances { order: true, ..Invariances::default() }
-    }
 }
 
-tetlo_core::register_transfer_loss!(
-    "my-loss",
-    MyLoss,
-    "squared difference of the mean features"
-);
+tetlo_core::register_transfer_loss!("my-loss", MyLoss, "squared gap of the mean features");

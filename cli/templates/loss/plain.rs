@@ -2,7 +2,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tetlo_plugin::{Batch, Gradients, Needs, TransferLoss, abi};
+use tetlo_plugin::{Batch, Gradients, TransferLoss};
 
 /// The loss is its options: what stands here can be set in a config.
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
@@ -19,13 +19,10 @@ impl TransferLoss for MyLoss {
         Ok(options)
     }
 
-    fn needs(&self) -> Needs {
-        Needs::embeddings(1).with(abi::INVARIANT_ORDER)
-    }
-
     /// The formula: its value, and its gradient in the features that want one.
     fn loss(&self, batch: &Batch<'_>, gradients: &mut Gradients<'_>) -> Result<f64, String> {
         let (main, aux) = (batch.main()?.values, batch.aux()?.values);
+        let mean = |x: &[f64]| x.iter().sum::<f64>() / x.len() as f64;
         let gap = mean(main) - mean(aux) - self.offset;
         if let Some(to) = &mut gradients.main {
             to.fill(2.0 * gap / main.len() as f64);
@@ -37,12 +34,4 @@ impl TransferLoss for MyLoss {
     }
 }
 
-fn mean(x: &[f64]) -> f64 {
-    x.iter().sum::<f64>() / x.len() as f64
-}
-
-tetlo_plugin::register_transfer_loss!(
-    "my-loss",
-    MyLoss,
-    "squared difference of the mean features"
-);
+tetlo_plugin::register_transfer_loss!("my-loss", MyLoss, "squared gap of the mean features");

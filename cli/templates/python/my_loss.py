@@ -8,7 +8,7 @@ OPTIONS = {"offset": tetlo.number(0.0, about="The difference of the means that c
 
 @tetlo.transfer_loss("my-loss", version="0.1.0", options=OPTIONS, invariances=("order",))
 def my_loss(batch, options):
-    """squared difference of the mean features"""
+    """squared gap of the mean features"""
     # The formula: its value, and its gradient in the features of both models.
     gap = batch.main.mean() - batch.aux.mean() - options["offset"]
     return gap**2, {

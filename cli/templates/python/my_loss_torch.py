@@ -9,7 +9,7 @@ OPTIONS = {"offset": tetlo.number(0.0, about="The difference of the means that c
     "my-loss", version="0.1.0", options=OPTIONS, invariances=("order",), autograd="torch"
 )
 def my_loss(batch, options):
-    """squared difference of the mean features"""
+    """squared gap of the mean features"""
     # The formula on PyTorch's tensors; autograd gives the gradient.
     return (batch.main.mean() - batch.aux.mean() - options["offset"]) ** 2
 

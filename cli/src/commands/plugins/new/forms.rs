@@ -170,41 +170,44 @@ impl Form {
 
     fn loss(language: Language, torch: bool, candle: bool) -> Self {
         let kind = "transfer-loss";
-        let form =
-            match language {
-                Language::C => Self::new(kind).with(&C).mark("@LIBRARY@", "libmy_loss.so").then(&[
-                    "make && make test",
-                    "tetlo plugins check ./libmy_loss.so",
+        let form = match language {
+            Language::C => Self::new(kind).with(&C).mark("@LIBRARY@", "libmy_loss.so").then(&[
+                "make && make test",
+                "tetlo plugins check ./libmy_loss.so",
+                COMPARE,
+            ]),
+            Language::Python => {
+                let own = if torch {
+                    [
+                        ("my_loss.py", template!("python/my_loss_torch.py")),
+                        ("requirements.txt", template!("python/requirements_torch.txt")),
+                    ]
+                } else {
+                    [
+                        ("my_loss.py", template!("python/my_loss.py")),
+                        ("requirements.txt", template!("python/requirements.txt")),
+                    ]
+                };
+                Self::new(kind).with(&PYTHON).with(&own).mark("@LIBRARY@", "my_loss.py").then(&[
+                    "python3 test_my_loss.py",
+                    "tetlo plugins check my_loss.py",
                     COMPARE,
-                ]),
-                Language::Python => {
-                    let own = if torch {
-                        [
-                            ("my_loss.py", template!("python/my_loss_torch.py")),
-                            ("requirements.txt", template!("python/requirements_torch.txt")),
-                        ]
-                    } else {
-                        [
-                            ("my_loss.py", template!("python/my_loss.py")),
-                            ("requirements.txt", template!("python/requirements.txt")),
-                        ]
-                    };
-                    Self::new(kind).with(&PYTHON).with(&own).mark("@LIBRARY@", "my_loss.py").then(
-                        &["python3 test_my_loss.py", "tetlo plugins check my_loss.py", COMPARE],
-                    )
-                }
-                Language::Rust if candle => Self::rust_library(kind).with(&[
-                    ("src/lib.rs", template!("loss/candle_lib.rs")),
-                    ("src/my_loss.rs", template!("loss/candle.rs")),
-                    ("tests/conformance.rs", template!("rust/conformance.rs")),
-                ]),
-                Language::Rust => Self::rust_library(kind).with(&[
-                    ("src/lib.rs", template!("loss/plain_lib.rs")),
-                    ("src/my_loss.rs", template!("loss/plain.rs")),
-                    ("tests/gradient.rs", template!("loss/plain_test.rs")),
-                ]),
-            };
-        form.mark("@METHODS@", template!("loss/beside_qrs.toml")).method(kind, "tetlo")
+                ])
+            }
+            Language::Rust if candle => Self::rust_library(kind).with(&[
+                ("src/lib.rs", template!("loss/candle_lib.rs")),
+                ("src/my_loss.rs", template!("loss/candle.rs")),
+                ("tests/conformance.rs", template!("rust/conformance.rs")),
+            ]),
+            Language::Rust => Self::rust_library(kind).mark("@TEST@", "tests/gradient.rs").with(&[
+                ("src/lib.rs", template!("loss/plain_lib.rs")),
+                ("src/my_loss.rs", template!("loss/plain.rs")),
+                ("tests/gradient.rs", template!("loss/plain_test.rs")),
+            ]),
+        };
+        form.mark("@SOURCE@", "src/my_plugin.rs")
+            .mark("@METHODS@", template!("loss/beside_qrs.toml"))
+            .method(kind, "tetlo")
     }
 
     /// A Rust crate that is loaded; all but its sources.
@@ -251,6 +254,8 @@ impl Form {
             ("@SPACE@", "plugin = \"darts\""),
             ("@DATASET@", "digits"),
             ("@SUITE@", &suite),
+            ("@SOURCE@", "src/lib.rs"),
+            ("@TEST@", "tests/conformance.rs"),
         ];
         let marks = self.marks.iter().map(|(mark, by)| (*mark, by.as_str())).chain(others);
         name.fill(&marks.fold(text.to_owned(), |text, (mark, by)| text.replace(mark, by)))
