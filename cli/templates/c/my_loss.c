@@ -27,9 +27,9 @@ static int32_t create(const char *options, void **self, char *err, size_t len) {
   return TETLO_OK;
 }
 
-static const tetlo_transfer_loss MY_LOSS = {
+static const tetlo_transfer_loss LOSS = {
     .name = "my-loss", .summary = "squared gap of the mean features",
     .options_schema = "{\"properties\": {\"offset\": {\"type\": \"number\", \"default\": 0,"
                       " \"description\": \"The difference of the means that costs nothing.\"}}}",
     .create = create, .destroy = free, .loss = loss, .properties = TETLO_INVARIANT_ORDER};
-TETLO_TRANSFER_LOSS(MY_LOSS, "0.1.0")
+TETLO_TRANSFER_LOSS(LOSS, "0.1.0")

@@ -7,7 +7,11 @@ use tetlo_core::network::ImageShape;
 use tetlo_core::registry::{FromOptions, NoOptions};
 use tetlo_core::rng::{Key, Purpose, Stream};
 
-const SHAPE: ImageShape = ImageShape { channels: 1, height: 8, width: 8 };
+const SHAPE: ImageShape = ImageShape {
+    channels: 1,
+    height: 8,
+    width: 8,
+};
 const CLASSES: usize = 2;
 
 /// Stripes, across (class 0) or upright (class 1), of random phase, under noise.
@@ -57,7 +61,15 @@ fn images(count: usize, draws: &mut Stream) -> Images {
             }
         }
     }
-    Images { shape: SHAPE, pixels: Pixels::F32(pixels), labels }
+    Images {
+        shape: SHAPE,
+        pixels: Pixels::F32(pixels),
+        labels,
+    }
 }
 
-tetlo_core::register_dataset!("@PLUGIN@", MyPlugin, "stripes of two directions, 8 × 8, synthetic");
+tetlo_core::register_dataset!(
+    "@PLUGIN@",
+    MyPlugin,
+    "stripes of two directions, 8 × 8, synthetic"
+);

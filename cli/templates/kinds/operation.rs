@@ -21,14 +21,34 @@ impl Operation for MyPlugin {
     /// The operation as a chain of primitives, which the kernels fuse. What they lack is candle tensor
     /// code, a `Step::Tensor` anywhere in the chain.
     fn recipe(&self, site: Site) -> Recipe {
-        let Site { channels, stride, affine } = site;
+        let Site {
+            channels,
+            stride,
+            affine,
+        } = site;
         Recipe::Chain(vec![
             Step::Relu,
-            Step::Depthwise { name: "op.1".into(), kernel: 3, stride, dilation: 1 },
-            Step::Pointwise { name: "op.2".into(), out: channels, stride: 1 },
-            Step::BatchNorm { name: "op.3".into(), affine },
+            Step::Depthwise {
+                name: "op.1".into(),
+                kernel: 3,
+                stride,
+                dilation: 1,
+            },
+            Step::Pointwise {
+                name: "op.2".into(),
+                out: channels,
+                stride: 1,
+            },
+            Step::BatchNorm {
+                name: "op.3".into(),
+                affine,
+            },
         ])
     }
 }
 
-tetlo_core::register_operation!("@PLUGIN@", MyPlugin, "depthwise-separable 3 × 3 convolution");
+tetlo_core::register_operation!(
+    "@PLUGIN@",
+    MyPlugin,
+    "depthwise-separable 3 × 3 convolution"
+);

@@ -19,7 +19,10 @@ pub struct MyPluginOptions {
 
 impl Default for MyPluginOptions {
     fn default() -> Self {
-        Self { twin_weight: 0.5, estimator: EstimatorRef::named("first-order") }
+        Self {
+            twin_weight: 0.5,
+            estimator: EstimatorRef::named("first-order"),
+        }
     }
 }
 
@@ -38,8 +41,13 @@ impl FromOptions for MyPlugin {
         let twin = Stage::new("twin", ModelRole::Twin, vec![LossTerm::supervised(1.0)]);
         let mut graph = StageGraph::bilevel(options.estimator);
         graph.stages.push(twin);
-        graph.objective.push(Objective { stage: 1, weight: options.twin_weight });
-        Ok(Self { graph: graph.validated()? })
+        graph.objective.push(Objective {
+            stage: 1,
+            weight: options.twin_weight,
+        });
+        Ok(Self {
+            graph: graph.validated()?,
+        })
     }
 }
 

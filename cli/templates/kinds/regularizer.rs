@@ -41,6 +41,10 @@ impl Regularizer for MyPlugin {
     }
 }
 
-tetlo_core::register_regularizer!("@PLUGIN@", MyPlugin, "mean square of the architecture parameters");
+tetlo_core::register_regularizer!(
+    "@PLUGIN@",
+    MyPlugin,
+    "mean square of the architecture parameters"
+);
 
 tetlo_core::export_plugins!();

@@ -36,7 +36,11 @@ impl Selection for MyPlugin {
                 }
                 edges.extend(into.into_iter().map(|(_, edge)| edge));
             }
-            let kept = GenotypeCell { inputs: cell.inputs, edges, concat: cell.concat() };
+            let kept = GenotypeCell {
+                inputs: cell.inputs,
+                edges,
+                concat: cell.concat(),
+            };
             cells.push((cell.name.clone(), kept));
         }
         Ok(Genotype::new(cells))
@@ -51,18 +55,33 @@ fn strongest(
     without_none: bool,
 ) -> Vec<(f64, GenotypeEdge)> {
     let mut list = Vec::new();
-    for (edge, row) in cell.edges.iter().zip(alpha).filter(|(edge, _)| edge.to == to) {
+    for (edge, row) in cell
+        .edges
+        .iter()
+        .zip(alpha)
+        .filter(|(edge, _)| edge.to == to)
+    {
         let mut offered = edge.operations.iter().zip(row);
-        let kept = offered.by_ref().filter(|(o, _)| !(without_none && *o == "none"));
+        let kept = offered
+            .by_ref()
+            .filter(|(o, _)| !(without_none && *o == "none"));
         let best = kept.reduce(|best, next| if next.1 > best.1 { next } else { best });
         if let Some((operation, alpha)) = best {
-            let edge = GenotypeEdge { operation: operation.clone(), from: edge.from, to };
+            let edge = GenotypeEdge {
+                operation: operation.clone(),
+                from: edge.from,
+                to,
+            };
             list.push((*alpha, edge));
         }
     }
     list
 }
 
-tetlo_core::register_selection!("@PLUGIN@", MyPlugin, "the largest α that the grammar allows");
+tetlo_core::register_selection!(
+    "@PLUGIN@",
+    MyPlugin,
+    "the largest α that the grammar allows"
+);
 
 tetlo_core::export_plugins!();

@@ -39,12 +39,24 @@ impl StopRule for MyPlugin {
         let Some(last) = trace.genotypes.last() else {
             return Ok(None);
         };
-        let same = trace.genotypes.iter().rev().take_while(|g| *g == last).count();
+        let same = trace
+            .genotypes
+            .iter()
+            .rev()
+            .take_while(|g| *g == last)
+            .count();
         let epoch = trace.genotypes.len() - 1;
-        Ok((same > self.patience).then_some(Stop { stop_epoch: epoch, return_epoch: epoch }))
+        Ok((same > self.patience).then_some(Stop {
+            stop_epoch: epoch,
+            return_epoch: epoch,
+        }))
     }
 }
 
-tetlo_core::register_stop_rule!("@PLUGIN@", MyPlugin, "ends the search when its cell stays the same");
+tetlo_core::register_stop_rule!(
+    "@PLUGIN@",
+    MyPlugin,
+    "ends the search when its cell stays the same"
+);
 
 tetlo_core::export_plugins!();

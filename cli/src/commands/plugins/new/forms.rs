@@ -277,7 +277,8 @@ impl Form {
         Ok(files)
     }
 
-    /// The lines of `Cargo.toml` for what the sources use, and for what the tests use beyond that.
+    /// The lines of `Cargo.toml` for what the sources use, and the section for what the tests use beyond
+    /// that.
     fn dependencies(&self, source: Option<&Path>) -> Result<(String, String)> {
         let own = |package: &str, folder: &str| -> Result<String> {
             let Some(source) = source else {
@@ -308,7 +309,11 @@ impl Form {
                 dev.push(line);
             }
         }
-        Ok((normal.join("\n"), dev.join("\n")))
+        let dev = match dev.join("\n") {
+            none if none.is_empty() => none,
+            lines => format!("\n\n[dev-dependencies]\n{lines}"),
+        };
+        Ok((normal.join("\n"), dev))
     }
 }
 

@@ -12,7 +12,7 @@ use tetlo_core::registry::{catalog, is_name};
 use tetlo_engine::store;
 
 /// Names that a language, a module or a crate has already.
-const TAKEN: [&str; 61] = [
+const TAKEN: [&str; 66] = [
     "abstract",
     "alloc",
     "and",
@@ -24,6 +24,8 @@ const TAKEN: [&str; 61] = [
     "bool",
     "box",
     "break",
+    "candle-core",
+    "candle-nn",
     "case",
     "char",
     "class",
@@ -48,6 +50,7 @@ const TAKEN: [&str; 61] = [
     "import",
     "in",
     "int",
+    "json",
     "lambda",
     "let",
     "loop",
@@ -58,6 +61,7 @@ const TAKEN: [&str; 61] = [
     "pass",
     "proc-macro",
     "pub",
+    "random",
     "return",
     "schemars",
     "self",
@@ -67,6 +71,7 @@ const TAKEN: [&str; 61] = [
     "struct",
     "super",
     "test",
+    "tests",
     "torch",
     "trait",
     "true",
@@ -131,7 +136,7 @@ impl Name {
             )));
         }
         let kebab = words.join("-");
-        if TAKEN.contains(&kebab.as_str()) || words[0] == "tetlo" || words[0] == "candle" {
+        if TAKEN.contains(&kebab.as_str()) || words[0] == "tetlo" {
             bail!(Usage(format!(
                 "`{name}` means something to a compiler or is a library's name; take two words"
             )));
@@ -140,8 +145,8 @@ impl Name {
         let there = catalog::kind(form.kind).and_then(|kind| catalog::find(kind, &plugin).ok());
         if let Some(there) = there {
             bail!(Usage(format!(
-                "`{plugin}` is the name of a {} of {}; take another",
-                form.kind, there.origin.0
+                "`{plugin}` is taken by {} ({}); take another name",
+                there.origin.0, form.kind
             )));
         }
         let capital = |word: &&str| word[..1].to_uppercase() + &word[1..];
@@ -149,19 +154,27 @@ impl Name {
         Ok(Self { plugin, kebab, snake: words.join("_"), camel })
     }
 
-    /// A template's text, in which the plugin is called `my-loss` or `my-plugin`.
+    /// A template's text, in which the plugin is called `my-loss` or `my-plugin`. In one pass, since the
+    /// name may be one of these.
     fn fill(&self, text: &str) -> String {
-        let shared = ["my-plugin", "my_plugin", "MyPlugin"];
-        let stems = if shared.iter().any(|stem| text.contains(stem)) {
-            shared
-        } else {
-            ["my-loss", "my_loss", "MyLoss"]
-        };
-        let [kebab, snake, camel] = stems;
-        text.replace("@PLUGIN@", &self.plugin)
-            .replace(kebab, &self.kebab)
-            .replace(snake, &self.snake)
-            .replace(camel, &self.camel)
+        let stems = [
+            ("@PLUGIN@", &self.plugin),
+            ("my-plugin", &self.kebab),
+            ("my-loss", &self.kebab),
+            ("my_plugin", &self.snake),
+            ("my_loss", &self.snake),
+            ("MyPlugin", &self.camel),
+            ("MyLoss", &self.camel),
+        ];
+        let (mut filled, mut rest) = (String::new(), text);
+        while let Some((at, stem, by)) =
+            stems.iter().filter_map(|(stem, by)| Some((rest.find(stem)?, stem, by))).min()
+        {
+            filled.push_str(&rest[..at]);
+            filled.push_str(by);
+            rest = &rest[at + stem.len()..];
+        }
+        filled + rest
     }
 }
 
