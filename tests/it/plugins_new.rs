@@ -141,7 +141,7 @@ fn compares_with(tetlo: &Path, folder: &Path, name: &str) {
 }
 
 #[test]
-fn a_loss_in_c_is_made_tested_and_compared() {
+fn a_loss_in_c_is_made_checked_and_compared() {
     let directory = tempfile::tempdir().expect("a folder");
     for name in ["loss-in-c", "my-loss"] {
         let folder = write(directory.path(), name);
@@ -152,11 +152,13 @@ fn a_loss_in_c_is_made_tested_and_compared() {
         let tested = system(&folder, "make", &["test"]).expect("make");
         assert!(tested.contains("largest error"), "{tested}");
     }
-    compares(&directory.path().join("loss-in-c"), "loss-in-c");
+    let folder = directory.path().join("loss-in-c");
+    tetlo_in(&folder, &["plugins", "check", "./libloss_in_c.so"]).code(0);
+    compares(&folder, "loss-in-c");
 }
 
 #[test]
-fn a_loss_in_python_is_tested_and_compared() {
+fn a_loss_in_python_is_checked_and_compared() {
     let directory = tempfile::tempdir().expect("a folder");
     for (name, module) in [("loss-in-python", "numpy"), ("loss-in-torch", "torch")] {
         let import = Command::new("python3").args(["-c", &format!("import {module}")]).output();
@@ -165,16 +167,19 @@ fn a_loss_in_python_is_tested_and_compared() {
             continue;
         }
         let folder = write(directory.path(), name);
-        let file = format!("test_{}.py", name.replace('-', "_"));
-        system(&folder, "python3", &[&file]).expect("python3");
+        let file = format!("{}.py", name.replace('-', "_"));
+        system(&folder, "python3", &[&format!("test_{file}")]).expect("python3");
+        tetlo_in(&folder, &["plugins", "check", &file]).code(0);
         compares(&folder, name);
     }
 }
 
 #[test]
-fn a_page_is_compared() {
+fn a_page_is_checked_and_compared() {
     let directory = tempfile::tempdir().expect("a folder");
-    compares(&write(directory.path(), "own-space"), "own-space");
+    let folder = write(directory.path(), "own-space");
+    tetlo_in(&folder, &["plugins", "check", "own-space.toml"]).code(0);
+    compares(&folder, "own-space");
 }
 
 /// A workspace of all crates that `plugins new` writes and of a crate with the sources of this very
@@ -275,6 +280,7 @@ fn crates_outside_the_repository_pass_their_tests_and_are_plugins() {
         let list = tetlo_in(here, &list).code(0).json();
         let listed = (&list[0]["kind"], &list[0]["name"], &list[0]["tier"]);
         assert!(listed.0 == kind && listed.1 == name && listed.2 == "shared-library", "{list}");
+        tetlo_in(here, &["plugins", "check", &library]).code(0);
         use_built_library(&here.join(name));
         compares(&here.join(name), name);
     }
@@ -339,5 +345,42 @@ fn sources_are_formatted() {
         if system(&here, "rustfmt", &check).is_none() {
             println!("skipped: no `rustfmt`");
         }
+    }
+}
+
+/// Every example of the guide is what `plugins new` writes.
+#[test]
+fn the_guide_shows_what_is_written() {
+    let directory = tempfile::tempdir().expect("a folder");
+    let mut written = vec![];
+    for (name, kind, flags) in [
+        ("my-loss", "transfer-loss", &["--lang", "c"][..]),
+        ("my-loss", "transfer-loss", &[]),
+        ("my-loss", "transfer-loss", &["--candle"]),
+        ("my-loss", "transfer-loss", &["--lang", "python"]),
+        ("my-loss", "transfer-loss", &["--lang", "python", "--torch"]),
+        // Its `main` is that of a crate called `my_loss`.
+        ("my-loss", "dataset", &[]),
+        ("my-space", "search-space", &[]),
+    ] {
+        let here = directory.path().join(written.len().to_string());
+        std::fs::create_dir(&here).expect("a folder");
+        tetlo_in(&here, &[&["plugins", "new", kind, name], flags].concat()).code(0);
+        written.extend(files(&here).iter().map(|path| read(path)));
+    }
+    let guide = read(&root().join("docs/write-a-plugin.md"));
+    let blocks: Vec<&str> = guide.split("```").skip(1).step_by(2).collect();
+    let of_files = |block: &&&str| {
+        let of_a_file = ["c\n", "rust\n", "python\n", "toml\n#"];
+        of_a_file.iter().any(|start| block.starts_with(start))
+    };
+    let shown: Vec<&str> = blocks
+        .iter()
+        .filter(of_files)
+        .map(|block| block.split_once('\n').map_or("", |(_, text)| text))
+        .collect();
+    assert_eq!(shown.len(), 7, "three files in Rust, two in Python, one in C, a page");
+    for text in shown {
+        assert!(written.iter().any(|file| file == text), "the guide shows another text:\n{text}");
     }
 }
