@@ -211,16 +211,14 @@ fn workspace(here: &Path) {
     // The repository's versions and settings, so that nothing of a registry is built again.
     let manifest = read(&root().join("Cargo.toml"));
     let profiles = manifest.find("[profile.dev]").expect("profiles");
-    let mut text = format!(
-        "[workspace]\nresolver = \"3\"\nmembers = [\"*\"]\nexclude = [\"runs\"]\n\n{}",
+    let packages =
+        ["core", "engine", "loader", "plugin", "plugins", "search-spaces", "test-support"];
+    let quickly = |package: String| format!("[profile.dev.package.{package}]\nopt-level = 0\n");
+    let own = packages.map(|p| quickly(format!("tetlo-{p}"))).join("\n") + &quickly("tetlo".into());
+    let text = format!(
+        "[workspace]\nresolver = \"3\"\nmembers = [\"*\"]\n\n{}\n{own}",
         &manifest[profiles..]
     );
-    for package in
-        ["core", "engine", "loader", "plugin", "plugins", "search-spaces", "test-support"]
-    {
-        text += &format!("\n[profile.dev.package.tetlo-{package}]\nopt-level = 0\n");
-    }
-    text += "\n[profile.dev.package.tetlo]\nopt-level = 0\n";
     std::fs::write(here.join("Cargo.toml"), text).expect("written");
     std::fs::copy(root().join("Cargo.lock"), here.join("Cargo.lock")).expect("copied");
 }
