@@ -1,11 +1,13 @@
 //! The command line.
 
 mod bench;
+mod new;
 
 pub(crate) use bench::{
     BenchCommand, DerivedArgs, DerivedPhase, HypergradArgs, MeasureArgs, MethodArgs, OpsArgs,
     Phase, SupernetArgs,
 };
+pub(crate) use new::{Language, NewArgs, NewKind};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -249,6 +251,8 @@ pub(crate) enum PluginsCommand {
     },
     /// Check all that tetlo asks of a plugin; exit code 1 where something fails.
     Check(PluginCheckArgs),
+    /// Write a folder to start a plugin from: source, test, README, CI file, example config.
+    New(NewArgs),
     /// Apply a transfer loss, a selection or a stopping rule to given arrays.
     ///
     /// A transfer loss takes the embeddings `main` and `aux`, and what else it needs of `labels`,

@@ -14,6 +14,7 @@ mod partial;
 mod plugin_trials;
 mod plugins;
 mod plugins_check;
+mod plugins_new;
 mod precision;
 mod qrs_again;
 mod second_derivatives;

@@ -1,7 +1,8 @@
-//! `plugins list|show|check|eval`.
+//! `plugins list|show|new|check|eval`.
 
 mod check;
 mod eval;
+mod new;
 mod transfer;
 
 use crate::args::{Format, PluginsCommand};
@@ -86,6 +87,7 @@ pub(crate) fn run(command: PluginsCommand) -> Result<Exit> {
             show(&name, library.as_deref(), format.format)
         }
         PluginsCommand::Check(arguments) => check::check(&arguments),
+        PluginsCommand::New(arguments) => new::new(&arguments),
         PluginsCommand::Eval { name, input, output, options, space, library } => {
             let files = eval::Files { input: &input, output: &output };
             eval::eval(&name, files, &options, &space, library.as_deref())

@@ -11,6 +11,7 @@ mod export;
 mod guard;
 mod loss;
 mod stream;
+pub mod testing;
 
 pub use export::{Parts, Registered, library, registered};
 pub use guard::{guarded, read_text, write_text};

@@ -145,13 +145,13 @@ pub struct Batch<'a> {
     pub images: usize,
     /// The random numbers of this step: clone it, then draw.
     pub draws: Stream,
-    main: Option<Array<'a>>,
-    aux: Option<Array<'a>>,
-    main_logits: Option<Array<'a>>,
-    aux_logits: Option<Array<'a>>,
-    main_maps: Vec<Array<'a>>,
-    aux_maps: Vec<Array<'a>>,
-    labels: Option<&'a [i64]>,
+    pub(crate) main: Option<Array<'a>>,
+    pub(crate) aux: Option<Array<'a>>,
+    pub(crate) main_logits: Option<Array<'a>>,
+    pub(crate) aux_logits: Option<Array<'a>>,
+    pub(crate) main_maps: Vec<Array<'a>>,
+    pub(crate) aux_maps: Vec<Array<'a>>,
+    pub(crate) labels: Option<&'a [i64]>,
 }
 
 fn there<T>(part: Option<T>, what: &str) -> Result<T, String> {

@@ -1,0 +1,8 @@
+//! A transfer loss for tetlo. As a dependency of a binary it is linked in; as a shared library it is
+//! loaded by any tetlo.
+
+mod my_loss;
+
+pub use my_loss::MyLoss;
+
+tetlo_plugin::export_plugins!();
