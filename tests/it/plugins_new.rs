@@ -1,5 +1,6 @@
 //! `plugins new`: every kind in every language is written, built and tested as its README says; and
 //! crates outside the repository with a tetlo of their own.
+#![expect(clippy::print_stderr, reason = "says what is skipped")]
 
 use crate::tetlo::{Ran, TINY, root, tetlo_in};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -84,7 +85,7 @@ fn folders_are_complete() {
     ] {
         let text = read(&here.join(file));
         let comment = |line: &&str| {
-            ["", "//", "/*", "#"].iter().any(|c| *line == *c)
+            ["", "//", "/*", "#"].contains(line)
                 || ["//", "/*", "# "].iter().any(|c| line.starts_with(c))
         };
         let lines = text.lines().map(str::trim).filter(|line| !comment(line)).count();
@@ -146,7 +147,7 @@ fn a_loss_in_c_is_made_checked_and_compared() {
     for name in ["loss-in-c", "my-loss"] {
         let folder = write(directory.path(), name);
         if system(&folder, "make", &[]).is_none() {
-            println!("skipped: no `make`");
+            eprintln!("skipped: no `make`");
             return;
         }
         let tested = system(&folder, "make", &["test"]).expect("make");
@@ -163,7 +164,7 @@ fn a_loss_in_python_is_checked_and_compared() {
     for (name, module) in [("loss-in-python", "numpy"), ("loss-in-torch", "torch")] {
         let import = Command::new("python3").args(["-c", &format!("import {module}")]).output();
         if !import.is_ok_and(|o| o.status.success()) {
-            println!("skipped: `python3` has no {module}");
+            eprintln!("skipped: `python3` has no {module}");
             continue;
         }
         let folder = write(directory.path(), name);
@@ -196,7 +197,7 @@ fn workspace(here: &Path) {
     }
     let main = read(&sources.join("bin/tetlo-under-test.rs")).replace("tetlo_tests", "researcher");
     std::fs::write(own.join("src/main.rs"), main).expect("written");
-    let path = |folder: &str| format!("{{ path = {:?} }}", root().join(folder));
+    let path = |folder: &str| format!("{{ path = \"{}\" }}", root().join(folder).display());
     let manifest = format!(
         "[package]\nname = \"researcher\"\nversion = \"0.2.0\"\nedition = \"2024\"\n\n\
          [dependencies]\ncandle-core = \"0.11.1\"\ncandle-nn = \"0.11.1\"\nschemars = \"1.2\"\n\
@@ -265,6 +266,8 @@ fn crates_outside_the_repository_pass_their_tests_and_are_plugins() {
     assert_eq!(tested.matches("1 passed; 0 failed").count(), CRATES.len(), "{tested}");
     assert!(!tested.contains("warning"), "{tested}");
     cargo(here, &["build", "--offline", "--workspace"]);
+    let clippy = ["clippy", "--offline", "--workspace", "--all-targets", "--", "-D", "warnings"];
+    cargo(here, &clippy);
     for (name, kind) in [
         ("own-loss", "transfer-loss"),
         ("candle-loss", "transfer-loss"),
@@ -341,7 +344,7 @@ fn sources_are_formatted() {
         let sources: Vec<String> = sources.map(|path| path.display().to_string()).collect();
         let check = [vec!["--check"], sources.iter().map(String::as_str).collect()].concat();
         if system(&here, "rustfmt", &check).is_none() {
-            println!("skipped: no `rustfmt`");
+            eprintln!("skipped: no `rustfmt`");
         }
     }
 }
