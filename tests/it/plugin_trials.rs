@@ -1,6 +1,6 @@
 //! Comparisons with code that is not linked in: what fails fails alone, and nothing is lost.
 
-use crate::native::{LOSS, has_cc, library};
+use crate::native::{LOSS, has_cc, has_python, library};
 use crate::tetlo::{TINY, command, tetlo_in};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -80,6 +80,61 @@ fn a_plugin_that_dies_or_fails_takes_its_own_trial_only() {
     assert_eq!(plugins[0]["sha256"], tetlo_loader::hash(&kept));
     assert_eq!(plugins[0]["version"], "0.3.0");
     assert_eq!(plugins[0]["tier"], "shared-library");
+}
+
+#[test]
+fn a_script_that_hangs_or_raises_takes_its_own_trial_only() {
+    if !has_python("a_script_that_hangs_or_raises_takes_its_own_trial_only", "numpy") {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let here = folder.path();
+    let script = |name: &str, late: &str| {
+        let text = format!(
+            "import time\nimport numpy as np\nimport tetlo_plugin as tetlo\n\ncalls = 0\n\n\n\
+             @tetlo.transfer_loss(\"{name}\", summary=\"misbehaves\")\n\
+             def loss(batch, options):\n    global calls\n    calls += 1\n    if calls > 20:\n        {late}\n    \
+             print(\"call\", calls)\n    gap = batch.main.mean() - batch.aux.mean()\n    \
+             return gap**2, {{\"main\": np.full_like(batch.main, 2 * gap / batch.main.size), \
+             \"aux\": np.full_like(batch.aux, -2 * gap / batch.aux.size)}}\n\n\n\
+             if __name__ == \"__main__\":\n    tetlo.serve()\n"
+        );
+        std::fs::write(here.join(format!("{name}.py")), text).expect("written");
+    };
+    script("hangs", "time.sleep(1000)");
+    script("raises", "raise KeyError(\"no such image\")");
+    script("shapes", "return 0.0, {\"main\": np.zeros(3), \"aux\": None}");
+    let losses = [
+        ("hangs", "{ plugin = \"hangs\", library = \"hangs.py\", time-limit = 3 }"),
+        (
+            "raises",
+            "{ plugin = \"process\", options = { command = [\"python3\", \"raises.py\"] } }",
+        ),
+        (
+            "shapes",
+            "{ plugin = \"shapes\", library = \"shapes.py\", command = [\"python3\", \"-B\", \"{library}\"] }",
+        ),
+    ];
+    std::fs::write(here.join("c.toml"), config(&losses)).expect("written");
+    let began = Instant::now();
+    tetlo_in(here, &["compare", "c.toml", "--out", "out"]).code(3);
+    assert!(began.elapsed() < Duration::from_mins(3));
+    let out = here.join("out");
+    for (method, parts) in [
+        ("hangs", &["`hangs`", "no answer within 3 s", "time-limit"][..]),
+        ("raises", &["`raises`", "KeyError", "no such image", "line"]),
+        ("shapes", &["`shapes`", "main"]),
+    ] {
+        let failure = json(&trial(&out, method).join("failure-0.json"));
+        let error = failure["error"].as_str().expect("a text");
+        for part in parts {
+            assert!(error.contains(part), "{method}: `{part}` is not in: {error}");
+        }
+        // What the script prints is kept.
+        let log = std::fs::read_to_string(trial(&out, method).join("log.jsonl")).expect("a log");
+        assert!(log.contains(&format!("{method}: call 1")), "{log}");
+    }
+    assert!(trial(&out, "random").join("result.json").exists());
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! crates outside the repository with a tetlo of their own.
 #![expect(clippy::print_stderr, reason = "says what is skipped")]
 
+use crate::qrs_again::equals_the_built_in;
 use crate::tetlo::{Ran, TINY, root, tetlo_in};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
@@ -36,6 +37,9 @@ const CRATES: [&str; 8] = [
     "own-optimizer",
     "stripes",
 ];
+
+/// Crates in which `qrs` is written again.
+const QRS: [&str; 2] = ["qrs-rust", "qrs-candle"];
 
 /// Writes the folder of this name.
 fn write(here: &Path, name: &str) -> PathBuf {
@@ -189,6 +193,16 @@ fn workspace(here: &Path) {
     for name in CRATES {
         write(here, name);
     }
+    // `qrs` again, in plain Rust and by the built-in's own source, as shared libraries.
+    for name in QRS {
+        let (from, to) = (root().join("tests/plugins").join(name), here.join(name));
+        for file in files(&from) {
+            let copy = to.join(file.strip_prefix(&from).expect("below the folder"));
+            std::fs::create_dir_all(copy.parent().expect("a folder")).expect("made");
+            let text = read(&file).replace("TETLO", &root().display().to_string());
+            std::fs::write(copy, text).expect("written");
+        }
+    }
     let own = here.join("researcher");
     std::fs::create_dir_all(own.join("src")).expect("a folder");
     let sources = root().join("tests/src");
@@ -295,6 +309,16 @@ fn crates_outside_the_repository_pass_their_tests_and_are_plugins() {
         assert!(shown.is_some_and(|text| text.contains(&format!("from {name} 0.1.0"))), "{name}");
         compares_with(&binary, &folder, name);
     }
+    for (krate, name) in QRS.into_iter().zip(["qrs-rust", "qrs"]) {
+        let library = target().join(format!("debug/lib{}.so", krate.replace('-', "_")));
+        equals_the_built_in(here, &library.display().to_string(), name);
+    }
+    // A panic in a library is an error of the host, which lives on.
+    let library = target().join("debug/libqrs_rust.so").display().to_string();
+    let eval = ["plugins", "eval", "panics", "--library", &library];
+    let files = ["--input", "in.npz", "--output", "none.npz"];
+    let error = tetlo_in(here, &[&eval[..], &files].concat()).code(1).err();
+    assert!(error.contains("plugin `panics`: it panicked: range"), "{error}");
     a_researchers_own_tetlo(&here.join("researcher"));
     std::fs::remove_dir_all(here).expect("removed");
 }
