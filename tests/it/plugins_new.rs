@@ -319,6 +319,11 @@ fn crates_outside_the_repository_pass_their_tests_and_are_plugins() {
     let files = ["--input", "in.npz", "--output", "none.npz"];
     let error = tetlo_in(here, &[&eval[..], &files].concat()).code(1).err();
     assert!(error.contains("plugin `panics`: it panicked: range"), "{error}");
+    // What cannot cross the border says so.
+    let library = target().join("debug/libqrs_candle.so").display().to_string();
+    let hint = ["plugins", "eval", "hint", "--library", &library];
+    let error = tetlo_in(here, &[&hint[..], &files].concat()).code(2).err();
+    assert!(error.contains("`hint` does not support being loaded: it has parameters"), "{error}");
     a_researchers_own_tetlo(&here.join("researcher"));
     std::fs::remove_dir_all(here).expect("removed");
 }

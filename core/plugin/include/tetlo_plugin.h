@@ -35,7 +35,8 @@ enum { TETLO_CPU = 1, TETLO_CUDA = 2 };     /* DLPack's numbers; ABI 1 hands out
 enum { TETLO_OK = 0, TETLO_ERROR = 1, TETLO_PANIC = 2, TETLO_UNSUPPORTED = 3 };
 
 /* What a loss looks at: `needs`. 0 means TETLO_EMBEDDINGS. */
-enum { TETLO_EMBEDDINGS = 1, TETLO_LOGITS = 2, TETLO_MAPS = 4, TETLO_LABELS = 8 };
+enum { TETLO_EMBEDDINGS = 1, TETLO_LOGITS = 2, TETLO_MAPS = 4, TETLO_LABELS = 8,
+       TETLO_PARAMETERS = 16 /* of its own, to be trained: refused by hosts with ABI 1 */ };
 
 /* What a loss says of itself: `properties`. The invariances are checked by `tetlo plugins check`. */
 enum {

@@ -21,6 +21,7 @@ pub const EMBEDDINGS: u32 = 1;
 pub const LOGITS: u32 = 2;
 pub const MAPS: u32 = 4;
 pub const LABELS: u32 = 8;
+pub const PARAMETERS: u32 = 16;
 
 pub const DETACHED_MAIN: u32 = 1;
 pub const JUMPS: u32 = 2;

@@ -140,6 +140,7 @@ fn bits(loss: &dyn TransferLoss) -> (u32, u32, u32) {
         (needs.logits, abi::LOGITS),
         (needs.maps, abi::MAPS),
         (needs.labels, abi::LABELS),
+        (needs.parameters, abi::PARAMETERS),
     ];
     for (_, bit) in wanted.into_iter().filter(|(is, _)| *is) {
         inputs |= bit;
@@ -156,9 +157,6 @@ fn bits(loss: &dyn TransferLoss) -> (u32, u32, u32) {
     ];
     for (_, bit) in said.into_iter().filter(|(is, _)| *is) {
         properties |= bit;
-    }
-    if needs.parameters {
-        inputs = 0; // they do not cross: the host refuses a loss that looks at nothing
     }
     (inputs, needs.batch as u32, properties)
 }

@@ -312,7 +312,7 @@ impl Factory<dyn TransferLoss> for CPlugin {
     fn build(&self, options: &Value) -> Result<Box<dyn TransferLoss>> {
         let Descriptor::Loss(d) = self.descriptor else { return self.wrong() };
         let object = self.object(d.create, d.destroy, options)?;
-        let looks = looks(&d, &object)?;
+        let looks = looks(&self.manifest.name, &d, &object)?;
         Ok(Box::new(ForeignLoss::new(&self.manifest.name, CLoss::new(object, d, looks))))
     }
 }
@@ -342,7 +342,7 @@ impl Factory<dyn Selection> for CPlugin {
 }
 
 /// What a loss looks at: its descriptor's word, or the object's.
-fn looks(d: &abi::TransferLoss, object: &Object) -> Result<Looks> {
+fn looks(name: &str, d: &abi::TransferLoss, object: &Object) -> Result<Looks> {
     let mut said = abi::Needs {
         struct_size: size_of::<abi::Needs>() as u32,
         needs: if d.needs == 0 { abi::EMBEDDINGS } else { d.needs },
@@ -352,6 +352,14 @@ fn looks(d: &abi::TransferLoss, object: &Object) -> Result<Looks> {
     if let Some(describe) = d.describe {
         // SAFETY: the plugin's own object, a struct of the size it says.
         object.with(|pointer| unsafe { describe(pointer, &raw mut said) });
+    }
+    if said.needs & abi::PARAMETERS != 0 {
+        return Err(Error::Unsupported {
+            plugin: name.to_owned(),
+            what: "being loaded: it has parameters of its own, which do not cross the interface; link it \
+                   into a binary"
+                .into(),
+        });
     }
     let known = abi::EMBEDDINGS | abi::LOGITS | abi::MAPS | abi::LABELS;
     if said.needs & !known != 0 {
