@@ -1,6 +1,6 @@
 //! Comparisons with code that is not linked in: what fails fails alone, and nothing is lost.
 
-use crate::native::{LOSS, has_cc, has_python, library};
+use crate::native::{LOSS, has_cc, has_python, library, source};
 use crate::tetlo::{TINY, command, tetlo_in};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -233,6 +233,24 @@ fn the_same_trial_has_the_same_name_however_its_plugin_is_named() {
     assert_eq!(first, id("{ plugin = \"gap\", library = \"deeper/renamed.so\" }", "", ""));
     library(here, "gap.so", &LOSS.replace("2.0 /", "2.5 /"), &[]);
     assert_ne!(first, id("{ plugin = \"gap\", library = \"gap.so\" }", "", ""));
+
+    if !has_python("the_same_trial_has_the_same_name (scripts)", "numpy") {
+        return;
+    }
+    std::fs::write(here.join("qrs.py"), source("qrs.py")).expect("written");
+    let script = |keys: &str| {
+        id(&format!("{{ plugin = \"qrs-numpy\", library = \"qrs.py\"{keys} }}"), "", "")
+    };
+    let first = script("");
+    assert_eq!(first, script(", time-limit = 7"));
+    assert_eq!(first, script(", command = [\"python3\", \"{library}\"]"));
+    assert_eq!(first, script(", options = { temperature = 0.1 }"));
+    assert_ne!(first, script(", options = { temperature = 0.2 }"));
+    assert_ne!(first, script(", command = [\"python3\", \"-B\", \"{library}\"]"));
+    let process = "{ plugin = \"process\", options = { command = [\"python3\", \"qrs.py\"], \
+                   name = \"qrs-numpy\" } }";
+    assert_eq!(first, id(process, "", ""));
+    assert_eq!(first, id("{ plugin = \"qrs-numpy\" }", "[plugins]\nload = [\"qrs.py\"]", ""));
 }
 
 #[test]

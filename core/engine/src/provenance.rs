@@ -36,8 +36,7 @@ pub fn provenance(trial: &Trial, data: &Data, device: &str, threads: usize) -> V
 /// A plugin that is not linked in: where its code is from.
 fn loaded(plugin: &PluginConfig) -> Value {
     let code = plugin.code.as_ref();
-    let found =
-        code.and_then(|c| catalog::kind(plugin.kind)?.loaded(c.sha256.as_deref()?, &plugin.plugin));
+    let found = code.and_then(|c| catalog::kind(plugin.kind)?.loaded(c.code()?, &plugin.plugin));
     json!({
         "kind": plugin.kind,
         "name": plugin.plugin,

@@ -79,7 +79,7 @@ fn load_named(file: &Path, policy: Policy) -> Result<&'static Code> {
         return Ok(code);
     }
     for kind in &KINDS {
-        for name in kind.names_in(&code.sha256) {
+        for name in kind.names_in(code) {
             if let Ok(other) = catalog::find(kind, name) {
                 return Err(Error::config_hint(
                     format!(
@@ -101,7 +101,7 @@ fn load_named(file: &Path, policy: Policy) -> Result<&'static Code> {
 /// The plugins of loaded code, of all kinds.
 pub fn plugins(code: &Code) -> Vec<catalog::Plugin> {
     let of_kind = |kind: &'static KindInfo| {
-        kind.names_in(&code.sha256).into_iter().filter_map(|n| kind.loaded(&code.sha256, n))
+        kind.names_in(code).into_iter().filter_map(|n| kind.loaded(code, n))
     };
     KINDS.iter().flat_map(of_kind).collect()
 }

@@ -10,7 +10,7 @@ use super::tree::{self, Node, Path};
 use crate::error::nearest;
 use crate::foreign::LOADABLE;
 use crate::registry::catalog::{self, KindInfo, Plugin};
-use crate::registry::loaded;
+use crate::registry::{Code, loaded};
 use crate::{Error, Result};
 use serde_json::Value;
 use std::ops::Range;
@@ -136,15 +136,15 @@ impl Context<'_, '_> {
         };
         let name = match given.name {
             Some(name) => name,
-            None => self.only_one(&loaded.sha256, path, kinds)?,
+            None => self.only_one(loaded, path, kinds)?,
         };
         self.of_code(&name, code, path, &at, kinds)
     }
 
     /// The name of the one plugin of these kinds that a command runs.
-    fn only_one(&self, sha256: &str, path: &Path, kinds: &[&str]) -> Result<String> {
+    fn only_one(&self, code: &Code, path: &Path, kinds: &[&str]) -> Result<String> {
         let found = kinds.iter().filter_map(|k| catalog::kind(k));
-        let names: Vec<&str> = found.flat_map(|k| k.names_in(sha256)).collect();
+        let names: Vec<&str> = found.flat_map(|k| k.names_in(code)).collect();
         let at = path.key("options");
         match names.as_slice() {
             [one] => Ok((*one).to_owned()),
@@ -174,10 +174,10 @@ impl Context<'_, '_> {
             return self.unread(name, code, at, kinds);
         };
         let of_kind = |k: &&str| catalog::kind(k);
-        let found = kinds.iter().filter_map(of_kind).find_map(|k| k.loaded(&loaded.sha256, name));
+        let found = kinds.iter().filter_map(of_kind).find_map(|k| k.loaded(loaded, name));
         let Some(plugin) = found else {
             let known: Vec<&str> =
-                kinds.iter().filter_map(of_kind).flat_map(|k| k.names_in(&loaded.sha256)).collect();
+                kinds.iter().filter_map(of_kind).flat_map(|k| k.names_in(loaded)).collect();
             let what = format!("{} has no {} `{name}`", loaded.path.display(), kinds.join(" or "));
             let hint = match nearest(name, &known) {
                 Some(near) => format!("did you mean `{near}`?"),
@@ -189,7 +189,9 @@ impl Context<'_, '_> {
             return Err(self.error(&path.key("plugin"), what, hint));
         };
         let options = self.options(&plugin, path, at)?;
-        let code = CodeConfig { sha256: Some(loaded.sha256.clone()), ..code };
+        // However it was named: the hash and the command say which code it is.
+        let (sha256, command) = (Some(loaded.sha256.clone()), loaded.command.clone());
+        let code = CodeConfig { sha256, command, ..code };
         Ok(PluginConfig { kind: plugin.kind, plugin: name.to_owned(), options, code: Some(code) })
     }
 

@@ -194,7 +194,7 @@ impl PluginConfig {
                 code.library.display()
             ),
         };
-        let entry = code.sha256.as_deref().and_then(|hash| loaded::find::<T>(hash, &self.plugin));
+        let entry = code.code().and_then(|code| loaded::find::<T>(code, &self.plugin));
         let entry = entry.ok_or_else(not_loaded)?;
         if let Some(loaded) = entry.code {
             loaded.set_time_limit(code.time_limit());

@@ -55,8 +55,8 @@ pub struct KindInfo {
     /// Its name in kebab-case.
     pub name: &'static str,
     list: fn() -> Vec<Plugin>,
-    loaded: fn(&str, &str) -> Option<Plugin>,
-    names_in: fn(&str) -> Vec<&'static str>,
+    loaded: fn(&Code, &str) -> Option<Plugin>,
+    names_in: fn(&Code) -> Vec<&'static str>,
 }
 
 impl KindInfo {
@@ -64,7 +64,7 @@ impl KindInfo {
         Self {
             name: T::NAME,
             list: || entries::<T>().into_iter().map(Plugin::new).collect(),
-            loaded: |sha256, name| super::loaded::find::<T>(sha256, name).map(Plugin::new),
+            loaded: |code, name| super::loaded::find::<T>(code, name).map(Plugin::new),
             names_in: super::loaded::names::<T>,
         }
     }
@@ -74,14 +74,14 @@ impl KindInfo {
         (self.list)()
     }
 
-    /// Its plugin of this name from loaded code with this SHA-256.
-    pub fn loaded(&self, sha256: &str, name: &str) -> Option<Plugin> {
-        (self.loaded)(sha256, name)
+    /// Its plugin of this name from this code.
+    pub fn loaded(&self, code: &Code, name: &str) -> Option<Plugin> {
+        (self.loaded)(code, name)
     }
 
-    /// The names of its plugins from loaded code with this SHA-256.
-    pub fn names_in(&self, sha256: &str) -> Vec<&'static str> {
-        (self.names_in)(sha256)
+    /// The names of its plugins from this code.
+    pub fn names_in(&self, code: &Code) -> Vec<&'static str> {
+        (self.names_in)(code)
     }
 }
 

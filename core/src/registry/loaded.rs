@@ -124,14 +124,14 @@ pub(super) fn named<T: Kind + ?Sized>() -> impl Iterator<Item = &'static Entry<T
     list::<T>().into_iter().filter(|e| e.code.is_none_or(Code::is_named))
 }
 
-/// The plugin of this name from loaded code with this SHA-256.
-pub fn find<T: Kind + ?Sized>(sha256: &str, name: &str) -> Option<&'static Entry<T>> {
-    let of = |e: &&Entry<T>| e.name == name && e.code.is_some_and(|c| c.sha256 == sha256);
+/// The plugin of this name from this code.
+pub fn find<T: Kind + ?Sized>(code: &Code, name: &str) -> Option<&'static Entry<T>> {
+    let of = |e: &&Entry<T>| e.name == name && e.code.is_some_and(|c| std::ptr::eq(c, code));
     list::<T>().into_iter().find(of)
 }
 
-/// The names of the plugins from loaded code with this SHA-256.
-pub(super) fn names<T: Kind + ?Sized>(sha256: &str) -> Vec<&'static str> {
-    let of = |e: &&Entry<T>| e.code.is_some_and(|c| c.sha256 == sha256);
+/// The names of the plugins from this code.
+pub(super) fn names<T: Kind + ?Sized>(code: &Code) -> Vec<&'static str> {
+    let of = |e: &&Entry<T>| e.code.is_some_and(|c| std::ptr::eq(c, code));
     list::<T>().into_iter().filter(of).map(|e| e.name).collect()
 }

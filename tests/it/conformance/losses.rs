@@ -196,7 +196,7 @@ fn plugins_are_run_by_the_name_of_their_kind() {
     let code: &Code = Box::leak(Box::new(code));
     loaded::add(Entry { code: Some(code), ..wrong::<Loss>(|_| Ok(Box::new(Odd::<SCALE>))) });
     let kind = catalog::kind(Loss::NAME).expect("a kind");
-    let plugin = kind.loaded(&code.sha256, "Wrong").expect("it is loaded");
+    let plugin = kind.loaded(code, "Wrong").expect("it is loaded");
     assert!(catalog::find(kind, "Wrong").is_err());
     let all = run(&plugin, Some(&json!({})), &mut |_| {}).expect("it is there");
     let failed = all.iter().find(|r| r.check == "invariance: scale").expect("a row");

@@ -136,7 +136,7 @@ pub fn entry<T: Kind + ?Sized>(plugin: &Plugin) -> tetlo_core::Result<&'static E
     };
     match plugin.code {
         _ if plugin.kind != T::NAME => Err(unknown()),
-        Some(code) => loaded::find::<T>(&code.sha256, plugin.name).ok_or_else(unknown),
+        Some(code) => loaded::find::<T>(code, plugin.name).ok_or_else(unknown),
         None => find::<T>(plugin.name),
     }
 }
