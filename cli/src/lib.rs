@@ -27,10 +27,12 @@ const STACK_BYTES: usize = 256 << 20;
 /// Parses the command line, runs the command, prints errors; the whole of a `main`.
 pub fn main() -> ExitCode {
     tetlo_kernels::keep_freed_memory();
+    tetlo_loader::exit::guard();
     let arguments = match args::Cli::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
             let _ = error.print();
+            tetlo_loader::exit::done();
             return if error.use_stderr() { Exit::Usage } else { Exit::Ok }.into();
         }
     };
@@ -52,5 +54,6 @@ pub fn main() -> ExitCode {
             Exit::Failed
         }
     };
+    tetlo_loader::exit::done();
     exit.into()
 }

@@ -223,6 +223,25 @@ fn config_check_loads_no_code() {
     let error = ran.err();
     assert!(error.contains("killed by signal 11 (segmentation fault)"), "{error}");
     assert!(!here.join("out").exists(), "something was written");
+    // One that ends it in peace is no better, also where an older comparison stands.
+    with("{ plugin = \"gap\" }");
+    std::fs::write(here.join("old.toml"), TINY).expect("written");
+    tetlo_in(here, &["plan", "old.toml", "--out", "old"]).code(0);
+    for (name, how) in [("leaves.so", "exit(0)"), ("vanishes.so", "_exit(0)")] {
+        let ends =
+            format!("{LOSS}__attribute__((constructor)) static void end(void) {{ {how}; }}\n");
+        library(here, name, &ends, &[]);
+        with(&format!("{{ plugin = \"gap\", library = \"{name}\" }}"));
+        for out in ["fresh", "old"] {
+            let ran = tetlo_in(here, &["compare", "c.toml", "--out", out]).code(1);
+            assert!(ran.err().contains("ended"), "{}", ran.err());
+            assert_eq!(ran.out(), "", "a table of something else");
+        }
+    }
+    let list = tetlo_in(here, &["plugins", "list", "--library", "leaves.so"]).code(1);
+    assert!(list.err().contains("it called `exit`"), "{}", list.err());
+
+    with("{ plugin = \"gap\", library = \"dies.so\" }");
     let off = ["--no-dynamic-plugins", "compare", "c.toml", "--out", "out"];
     let off = tetlo_in(here, &off).code(2).err();
     assert!(off.contains("c.toml:") && off.contains("--no-dynamic-plugins"), "{off}");

@@ -7,6 +7,7 @@ use std::process::Command;
 /// A whole loss in C: the mean squared difference of the first features; `EXTRA` stands where the tests
 /// put what is wrong with it.
 pub(crate) const LOSS: &str = r#"#include "tetlo_plugin.h"
+#include <fenv.h>
 #include <math.h>
 #include <signal.h>
 #include <stdio.h>

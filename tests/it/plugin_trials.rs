@@ -50,7 +50,16 @@ fn a_plugin_that_dies_or_fails_takes_its_own_trial_only() {
     library(here, "nan.so", &late("out->loss = NAN;"), &[]);
     library(here, "nangrad.so", &late("if (ga) ga[0] = INFINITY;"), &[]);
     library(here, "exits.so", &late("_exit(7);"), &[]);
-    let names = ["dies", "fails", "nan", "nangrad", "exits"];
+    library(here, "leaves.so", &late("exit(0);"), &[]);
+    library(here, "vanishes.so", &late("_exit(0);"), &[]);
+    library(here, "rounds.so", &late("fesetround(FE_UPWARD);"), &[]);
+    library(here, "beyond.so", &late("if (ga) ga[b->n * b->aux.shape[1]] = 1;"), &[]);
+    library(here, "huge.so", &late("out->loss = 1e300;"), &[]);
+    library(here, "steep.so", &late("if (gm) gm[0] = 1e300;"), &[]);
+    let names = [
+        "dies", "fails", "nan", "nangrad", "exits", "leaves", "vanishes", "rounds", "beyond",
+        "huge", "steep",
+    ];
     let losses = names.map(|n| (n, format!("{{ plugin = \"gap\", library = \"{n}.so\" }}")));
     let losses: Vec<(&str, &str)> = losses.iter().map(|(n, l)| (*n, l.as_str())).collect();
     std::fs::write(here.join("c.toml"), config(&losses)).expect("written");
@@ -62,6 +71,12 @@ fn a_plugin_that_dies_or_fails_takes_its_own_trial_only() {
         ("nan", &["`gap`", "NaN"]),
         ("nangrad", &["`gap`", "gradient in `aux` is not finite"]),
         ("exits", &["exit status 7"]),
+        ("leaves", &["exit status 1"]),
+        ("vanishes", &["exit status 0"]),
+        ("rounds", &["`gap`", "changed the floating-point mode"]),
+        ("beyond", &["`gap`", "wrote past the end of its gradient in `aux`"]),
+        ("huge", &["`gap`", "returned the value"]),
+        ("steep", &["`gap`", "gradient in `main` is not finite"]),
     ] {
         let failure = json(&trial(&out, method).join("failure-0.json"));
         let error = failure["error"].as_str().expect("a text");

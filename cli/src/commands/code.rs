@@ -6,7 +6,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
 use tetlo_core::config::{self, CodeConfig, Outline, Reference};
-use tetlo_core::registry::{Code, loaded};
+use tetlo_core::registry::Code;
 use tetlo_engine::plan::Trial;
 use tetlo_loader::{Policy, Request, load, path};
 
@@ -93,11 +93,11 @@ impl Source<'_> {
 
     fn load_reference(&self, file: &Reference) -> Result<()> {
         let request = Request {
-            path: &file.library,
             command: &file.command,
             directory: self.directory,
-            time_limit: file.time_limit.map_or(loaded::TIME_LIMIT, Duration::from_secs_f64),
+            time_limit: file.time_limit.map(Duration::from_secs_f64),
             sha256: file.sha256.as_deref(),
+            ..Request::of(&file.library)
         };
         let keys: Vec<&str> = file.at.iter().map(String::as_str).collect();
         load(request, policy()).map_err(|e| config::located(self.name, self.text, &keys, e))?;
@@ -117,7 +117,7 @@ pub(crate) fn load_trial(trial: &Trial) -> Result<()> {
 fn kept(code: &CodeConfig) -> Request<'_> {
     Request {
         command: &code.command,
-        time_limit: code.time_limit.map_or(loaded::TIME_LIMIT, Duration::from_secs_f64),
+        time_limit: code.time_limit.map(Duration::from_secs_f64),
         sha256: code.sha256.as_deref(),
         ..Request::of(&code.library)
     }

@@ -6,12 +6,12 @@ use crate::commands::setup::{self, Loaded, place};
 use crate::console::{self, Progress};
 use crate::exit::{Exit, Usage};
 use crate::report::{self, Report};
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
-use tetlo_core::config::CompareConfig;
+use tetlo_core::config::{CompareConfig, Outline};
 use tetlo_core::data::Data;
 use tetlo_core::foreign::ended;
 use tetlo_engine::comparison::Comparison;
@@ -21,15 +21,24 @@ use tetlo_engine::trial::{Place, load_data, run as run_one};
 
 /// Runs a comparison.
 pub(crate) fn compare(arguments: &CompareArgs, bars: bool) -> Result<Exit> {
+    if arguments.prepare {
+        setup::end_with_parent();
+    }
     let began = Instant::now();
     let outline = setup::outline(&arguments.config)?;
     let out = arguments.out.clone().unwrap_or_else(|| Path::new("runs").join(&outline.name));
     if code::is_wanted(&outline) && !arguments.prepare {
         // Code that is not linked in never runs in this process, which keeps the comparison.
-        if let Some(exit) = prepare(arguments, &out)? {
-            return Ok(exit);
+        let said = match prepare(arguments, &outline, &out)? {
+            Prepared::Planned(said) => said,
+            Prepared::Ended(exit) => return Ok(exit),
+        };
+        let unfinished = || not_prepared("it ended before its work was done", &outline);
+        let (comparison, config, trials) = Comparison::resume(&out).with_context(unfinished)?;
+        let expected = prepared(&trials).to_string();
+        if said != expected {
+            bail!(unfinished());
         }
-        let (comparison, config, trials) = Comparison::resume(&out)?;
         let device = arguments.device.as_ref().unwrap_or(&config.device);
         let place = place(device, config.threads)?;
         return run_all(&comparison, &config, &trials, &place, (arguments, bars), began);
@@ -41,13 +50,41 @@ pub(crate) fn compare(arguments: &CompareArgs, bars: bool) -> Result<Exit> {
     check(&loaded, &trials)?;
     let comparison = Comparison::open(&out, &loaded.config, &trials)?;
     if arguments.prepare {
+        console::out_json(&prepared(&trials))?;
         return Ok(Exit::Ok);
     }
     run_all(&comparison, &loaded.config, &trials, &place, (arguments, bars), began)
 }
 
-/// Checks and plans in a child, which loads the code. The exit where that ends the command.
-fn prepare(arguments: &CompareArgs, out: &Path) -> Result<Option<Exit>> {
+/// What a child says that has checked and planned these trials.
+fn prepared(trials: &[Trial]) -> serde_json::Value {
+    json!({ "prepared": trials.iter().map(|t| &t.id).collect::<Vec<_>>() })
+}
+
+/// What came of the child that checks and plans.
+enum Prepared {
+    /// What it said last.
+    Planned(String),
+    /// How the command ends.
+    Ended(Exit),
+}
+
+fn not_prepared(how: &str, outline: &Outline) -> String {
+    let mut files: Vec<PathBuf> = outline.files.iter().map(|f| f.library.clone()).collect();
+    files.extend(outline.load.iter().cloned().chain(code::environment()));
+    files.retain(|file| !file.as_os_str().is_empty());
+    files.sort();
+    files.dedup();
+    let files: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
+    format!(
+        "a plugin ended the process in which the comparison was checked: {how}; nothing was run. It \
+         loads {}\nhint: `tetlo plugins check PATH` shows which",
+        files.join(", ")
+    )
+}
+
+/// Checks and plans in a child, which loads the code.
+fn prepare(arguments: &CompareArgs, outline: &Outline, out: &Path) -> Result<Prepared> {
     let mut command = Command::new(std::env::current_exe()?);
     code::pass_policy(&mut command);
     command.args(["--no-progress", "compare", "--prepare", "--out"]).arg(out);
@@ -57,16 +94,20 @@ fn prepare(arguments: &CompareArgs, out: &Path) -> Result<Option<Exit>> {
     for set in &arguments.config.set {
         command.args(["--set", set]);
     }
-    let status = command.arg("--").arg(&arguments.config.config).stdin(Stdio::null()).status()?;
-    match status.code() {
-        Some(0) => Ok(None),
-        Some(2) => Ok(Some(Exit::Usage)),
-        Some(_) => Ok(Some(Exit::Failed)),
-        None => bail!(
-            "a plugin ended the process in which the comparison was checked: {}; nothing was run\n\
-             hint: `tetlo plugins check PATH` shows in which call",
-            ended(status)
-        ),
+    command.arg("--").arg(&arguments.config.config);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    // Open until the child has ended; where this process ends first, the child ends too.
+    let input = child.stdin.take();
+    let output = child.wait_with_output()?;
+    drop(input);
+    match output.status.code() {
+        Some(0) => {
+            let said = String::from_utf8_lossy(&output.stdout);
+            Ok(Prepared::Planned(said.lines().next_back().unwrap_or_default().to_owned()))
+        }
+        Some(2) => Ok(Prepared::Ended(Exit::Usage)),
+        Some(_) => Ok(Prepared::Ended(Exit::Failed)),
+        None => bail!(not_prepared(&ended(output.status), outline)),
     }
 }
 
@@ -190,7 +231,8 @@ fn run_children(
                 None => i += 1,
                 Some(status) => {
                     let (trial, _) = running.swap_remove(i);
-                    if !status.success() {
+                    // Only a result says that a trial is done, not the exit of its process.
+                    if !status.success() || comparison.trial(&trial.id).result()?.is_none() {
                         console::note(&format!("{} failed: {}", label(trial, of), ended(status)));
                         comparison.record_death(trial, status)?;
                     }

@@ -1,7 +1,7 @@
 //! `retrain` and `evaluate`.
 
 use crate::args::{ConfigArgs, EvaluateArgs, Format, PickArgs, RetrainArgs};
-use crate::commands::setup::{genotype, pick};
+use crate::commands::setup::{genotype, pick_without_code};
 use crate::console::{self, Progress};
 use crate::exit::{Exit, Usage};
 use crate::report::{self, Report};
@@ -21,7 +21,7 @@ pub(crate) fn retrain(arguments: &RetrainArgs, bars: bool) -> Result<Exit> {
         None if own.is_file() => own,
         None => bail!(Usage("`--config` is missing: it says data, space and protocol".into())),
     };
-    let (loaded, trial, _) = pick(&PickArgs {
+    let (loaded, trial, _) = pick_without_code(&PickArgs {
         config: ConfigArgs { config, set: arguments.set.clone() },
         task: arguments.task.clone(),
         method: None,

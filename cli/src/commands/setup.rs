@@ -7,7 +7,7 @@ use crate::exit::Usage;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
-use tetlo_core::config::{self, CompareConfig, Outline, PluginConfig};
+use tetlo_core::config::{self, CompareConfig, MethodConfig, Outline, PluginConfig};
 use tetlo_core::data::Data;
 use tetlo_core::genotype::Genotype;
 use tetlo_core::registry::{Code, Kind};
@@ -115,7 +115,21 @@ fn with_source<R>(
 
 /// The trial that a command's arguments pick from a config, and where it runs.
 pub(crate) fn pick(arguments: &PickArgs) -> Result<(Loaded, Trial, Place)> {
-    let mut loaded = load(&arguments.config)?;
+    pick_of(load(&arguments.config)?, arguments)
+}
+
+/// The same without loading code, for what needs data, space and evaluator only.
+pub(crate) fn pick_without_code(arguments: &PickArgs) -> Result<(Loaded, Trial, Place)> {
+    let mut loaded = load_without_code(&arguments.config)?;
+    // The trial's name does not matter, nor do plugins of the search.
+    let linked = |m: &MethodConfig| m.loaded().next().is_none();
+    if loaded.config.methods.iter().any(linked) {
+        loaded.config.methods.retain(linked);
+    }
+    pick_of(loaded, arguments)
+}
+
+fn pick_of(mut loaded: Loaded, arguments: &PickArgs) -> Result<(Loaded, Trial, Place)> {
     let place = loaded.place(arguments.device.as_ref())?;
     let config = &mut loaded.config;
     let seed = arguments.seed.unwrap_or(config.seeds[0]);
@@ -261,6 +275,7 @@ pub(crate) fn end_with_parent() {
         use std::io::Read;
         let mut byte = [0];
         while matches!(std::io::stdin().read(&mut byte), Ok(n) if n > 0) {}
+        tetlo_loader::exit::done();
         #[expect(clippy::exit, reason = "the parent is gone: nobody waits for this process")]
         std::process::exit(1);
     });

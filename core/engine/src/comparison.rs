@@ -226,8 +226,22 @@ fn read_config(path: &Path) -> Result<CompareConfig> {
     config::load(&file.display().to_string(), &text, &directory, &[])
 }
 
+/// Takes this key out of the tables of plugins.
+fn without(value: &mut Value, key: &str) {
+    match value {
+        Value::Object(map) => {
+            if map.contains_key("library") {
+                map.remove(key);
+            }
+            map.values_mut().for_each(|v| without(v, key));
+        }
+        Value::Array(list) => list.iter_mut().for_each(|v| without(v, key)),
+        _ => {}
+    }
+}
+
 /// What must agree to continue a directory: everything but threads, the device's index, places in the
-/// report's heat map, and where plugins' files lie (their hashes must agree).
+/// report's heat map, where plugins' files lie (their hashes must agree), and how long they may take.
 fn comparable(config: &CompareConfig) -> Result<Value> {
     let config = config.clone().with_libraries(|_| PathBuf::new());
     let mut value = serde_json::to_value(&config).map_err(|e| Error::Invalid(e.to_string()))?;
@@ -236,6 +250,7 @@ fn comparable(config: &CompareConfig) -> Result<Value> {
         let device = config.device.split(':').next().unwrap_or_default();
         object.insert("device".into(), json!(device));
     }
+    without(&mut value, "time-limit");
     for method in value["method"].as_array_mut().into_iter().flatten() {
         method.as_object_mut().and_then(|m| m.remove("heat-map"));
     }

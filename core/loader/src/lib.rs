@@ -4,6 +4,7 @@
 //! is never unloaded. What is allowed is a [`Policy`].
 
 mod elf;
+pub mod exit;
 mod library;
 pub mod path;
 pub mod process;
@@ -40,8 +41,10 @@ pub struct Request<'a> {
     pub command: &'a [String],
     /// What paths in `command` are relative to.
     pub directory: &'a Path,
-    /// How long a process may take for an answer.
-    pub time_limit: Duration,
+    /// How long a process may take for an answer, where that was said; refused for other code.
+    pub time_limit: Option<Duration>,
+    /// How long it may take where nothing was said.
+    pub usual_time_limit: Duration,
     /// The hash that the file must have.
     pub sha256: Option<&'a str>,
 }
@@ -49,8 +52,14 @@ pub struct Request<'a> {
 impl<'a> Request<'a> {
     /// The usual way to load a file.
     pub fn of(path: &'a Path) -> Self {
-        let (command, time_limit) = (&[], loaded::TIME_LIMIT);
-        Self { path, command, directory: Path::new("."), time_limit, sha256: None }
+        Self {
+            path,
+            command: &[],
+            directory: Path::new("."),
+            time_limit: None,
+            usual_time_limit: loaded::TIME_LIMIT,
+            sha256: None,
+        }
     }
 }
 
@@ -172,15 +181,20 @@ fn load_file(
     }
     let tier = if is_page {
         Tier::Data
-    } else if elf::is_elf(&bytes) || has_library_name(path) {
+    } else if command.is_empty() && (elf::is_elf(&bytes) || has_library_name(path)) {
         Tier::SharedLibrary
     } else {
         Tier::Process
     };
-    if !command.is_empty() && tier != Tier::Process {
-        return Err(Error::config(format!(
-            "`command` is for scripts and programs, this is a {tier}"
-        )));
+    for (key, given) in
+        [("command", !command.is_empty()), ("time-limit", request.time_limit.is_some())]
+    {
+        if given && tier != Tier::Process {
+            return Err(Error::config_hint(
+                format!("`{key}` is for scripts and programs, this is a {tier}"),
+                "leave the key out",
+            ));
+        }
     }
     let command = match tier {
         Tier::Process if command.is_empty() => usual(path),
@@ -194,7 +208,7 @@ fn load_file(
     code.command = command;
     let code = match tier {
         Tier::SharedLibrary => shared_library(code, &real, &bytes)?,
-        Tier::Process => script(code, request.time_limit)?,
+        Tier::Process => script(code, request.time_limit.unwrap_or(request.usual_time_limit))?,
         Tier::Data | Tier::Linked => page(code, &bytes)?,
     };
     known.push(code);

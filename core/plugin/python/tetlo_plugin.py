@@ -1,7 +1,8 @@
 """Plugins of tetlo in Python: transfer losses, regularisers, stopping rules, selections.
 
 One file, which needs NumPy, and PyTorch only for functions with ``autograd="torch"``. tetlo lends it to
-the scripts it starts; a copy beside the script comes first. A whole plugin::
+the scripts it starts, which see nothing else of their own folder: a comparison keeps and runs a copy of
+that one file. A copy of this helper beside the script is for tests without tetlo. A whole plugin::
 
     import numpy as np
     import tetlo_plugin as tetlo
@@ -68,6 +69,7 @@ import sys
 import threading
 import time
 import traceback
+from importlib import metadata
 from types import SimpleNamespace
 
 import numpy as np
@@ -543,8 +545,11 @@ class _Conversation:
         listed = [{"kind": p.kind, "name": p.name, "version": p.version, "summary": p.summary,
                    "schema": {"type": "object", "properties": p.options}} for p in _plugins]
         built_with = f"Python {platform.python_version()}, NumPy {np.__version__}"
-        if "torch" in sys.modules:
-            built_with += f", PyTorch {sys.modules['torch'].__version__}"
+        if "torch" in sys.modules or any(p.autograd for p in _plugins):
+            try:
+                built_with += f", PyTorch {metadata.version('torch')}"
+            except metadata.PackageNotFoundError:
+                built_with += ", no PyTorch"
         return {"protocol": PROTOCOL, "built_with": built_with, "manifest": _json(listed)}, {}
 
     def create(self, texts, _arrays):

@@ -137,9 +137,6 @@ impl ValueAndGradients {
     /// # Errors
     /// A value or gradient that is not finite, or gradients of other sizes than the inputs.
     pub(super) fn attach(self, inputs: &[Input], tensors: &[&Tensor]) -> Result<Tensor> {
-        if !self.value.is_finite() {
-            return Err(Error::Foreign(format!("it returned the value {}", self.value)));
-        }
         if self.gradients.len() != inputs.len() {
             return Err(Error::Foreign(format!(
                 "it returned {} gradients for {} arrays",
@@ -150,6 +147,12 @@ impl ValueAndGradients {
         let Some(first) = tensors.first() else {
             return Err(Error::Foreign("it was given nothing".into()));
         };
+        // As the search counts: what is finite in f64 need not be so in f32.
+        let seen =
+            if first.dtype() == DType::F64 { self.value } else { f64::from(self.value as f32) };
+        if !seen.is_finite() {
+            return Err(Error::Foreign(format!("it returned the value {}", self.value)));
+        }
         let mut result = Tensor::new(self.value, first.device())?.to_dtype(first.dtype())?;
         for ((gradient, input), tensor) in self.gradients.into_iter().zip(inputs).zip(tensors) {
             if !input.wanted {
@@ -164,6 +167,12 @@ impl ValueAndGradients {
                     input.values.len()
                 )));
             }
+            let gradient = match (gradient, tensor.dtype()) {
+                (Values::F64(v), DType::F32) => {
+                    Values::F32(v.into_iter().map(|x| x as f32).collect())
+                }
+                (gradient, _) => gradient,
+            };
             if !gradient.is_finite() {
                 return Err(Error::Foreign(format!(
                     "its gradient in `{}` is not finite",

@@ -68,7 +68,10 @@ impl<P: StopRule> StopRule for Named<P> {
 
 impl<P: Selection> Selection for Named<P> {
     fn select(&self, space: &SpaceSpec, alphas: &ArchValues) -> Result<Genotype> {
-        self.plugin.select(space, alphas).map_err(|e| e.in_plugin(&self.name))
+        alphas
+            .check(space)
+            .and_then(|()| self.plugin.select(space, alphas))
+            .map_err(|e| e.in_plugin(&self.name))
     }
 }
 

@@ -2,9 +2,9 @@
 
 use super::Command;
 use super::frame::{self, Broken};
+use super::group::{self, State};
 use std::collections::VecDeque;
-use std::io::{BufRead, BufReader, Read};
-use std::os::unix::process::CommandExt;
+use std::io::{BufRead, BufReader, ErrorKind, Read};
 use std::path::Path;
 use std::process::{ChildStderr, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -53,16 +53,18 @@ impl Child {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            // A signal for the terminal's programs is for tetlo alone, which then ends the child.
-            .process_group(0)
             .env("PYTHONPATH", python_path(helper.path()))
             .env("PYTHONUNBUFFERED", "1")
+            // What lies beside the script is not there in a trial, which runs a copy of that one file.
+            .env("PYTHONSAFEPATH", "1")
             .env("TETLO_PLUGIN_PIPES", "1");
         if std::env::var_os("OMP_NUM_THREADS").is_none() {
             // The same bytes on any machine, and no threads that wait for work while tetlo computes.
             builder.env("OMP_NUM_THREADS", "1");
         }
-        let mut process = builder.spawn().map_err(|e| format!("cannot start `{program}`: {e}"))?;
+        // A signal for the terminal's programs is for tetlo alone, which then ends the child.
+        group::lead(&mut builder);
+        let mut process = builder.spawn().map_err(|e| cannot_start(program, &e))?;
         let (Some(mut stdin), Some(mut stdout), Some(stderr)) =
             (process.stdin.take(), process.stdout.take(), process.stderr.take())
         else {
@@ -128,7 +130,7 @@ impl Child {
 
     /// Stops the child; its last words come after `message`.
     pub(super) fn stop(&mut self, message: String) -> String {
-        super::group::kill(&mut self.process);
+        group::kill(&mut self.process);
         self.with_last_words(message)
     }
 
@@ -161,10 +163,16 @@ impl Child {
     fn wait(&mut self) -> Option<ExitStatus> {
         let began = Instant::now();
         loop {
-            match self.process.try_wait() {
-                Ok(None) if began.elapsed() < PATIENCE => thread::sleep(Duration::from_millis(2)),
-                Ok(status) => return status,
-                Err(_) => return None,
+            match group::state(&self.process) {
+                State::Running if began.elapsed() < PATIENCE => {
+                    thread::sleep(Duration::from_millis(2));
+                }
+                State::Running => return None,
+                State::Ended | State::Gone => {
+                    // What it has started goes with it.
+                    group::kill(&mut self.process);
+                    return self.process.wait().ok();
+                }
             }
         }
     }
@@ -186,9 +194,23 @@ impl Drop for Child {
         // The end of its input is the child's end; one that does not listen is killed.
         self.requests = None;
         if self.wait().is_none() {
-            super::group::kill(&mut self.process);
+            group::kill(&mut self.process);
         }
     }
+}
+
+/// Why a program did not start, with what often helps.
+fn cannot_start(program: &str, e: &std::io::Error) -> String {
+    let hint = match e.kind() {
+        ErrorKind::PermissionDenied => {
+            "; may it be run? `chmod +x`, or name what runs it: `command = [\"…\", \"{library}\"]`"
+        }
+        ErrorKind::NotFound if Path::new(program).exists() => {
+            "; it is there, but not what its first line (`#!…`) names: Windows line ends?"
+        }
+        _ => "",
+    };
+    format!("cannot start `{program}`: {e}{hint}")
 }
 
 /// A folder with `tetlo_plugin.py` alone.

@@ -79,8 +79,8 @@ impl Arrays {
         let places: Vec<Place> = inputs.iter().map(|i| Place::of(&i.shape)).collect();
         let tensors = places.iter().zip(inputs).map(|(p, i)| p.tensor(&i.values)).collect();
         let zeros = |i: &Input| match &i.values {
-            Values::F32(v) => Values::F32(vec![0.0; v.len()]),
-            Values::F64(v) => Values::F64(vec![0.0; v.len()]),
+            Values::F32(v) => Values::F32(fenced(v.len(), 0.0, f32::from_bits(FENCE as u32))),
+            Values::F64(v) => Values::F64(fenced(v.len(), 0.0, f64::from_bits(FENCE))),
         };
         let mut gradients: Vec<Option<Values>> =
             inputs.iter().map(|i| i.wanted.then(|| zeros(i))).collect();
@@ -92,6 +92,40 @@ impl Arrays {
         let buffers = gradients.iter_mut().map(buffer).collect();
         Self { _places: places, tensors, gradients, buffers }
     }
+
+    /// The gradients, if the plugin has left alone what lies behind them.
+    ///
+    /// # Errors
+    /// It has written past the end of a gradient: other memory may be spoilt as well.
+    fn gradients(self, inputs: &[Input]) -> Result<Vec<Option<Values>>> {
+        let mut gradients = self.gradients;
+        for (gradient, input) in gradients.iter_mut().zip(inputs) {
+            let n = input.values.len();
+            let whole = match gradient {
+                None => true,
+                Some(Values::F32(v)) => v.drain(n..).all(|fence| fence.to_bits() == FENCE as u32),
+                Some(Values::F64(v)) => v.drain(n..).all(|fence| fence.to_bits() == FENCE),
+            };
+            if !whole {
+                return Err(Error::Foreign(format!(
+                    "it wrote past the end of its gradient in `{}`",
+                    input.role
+                )));
+            }
+        }
+        Ok(gradients)
+    }
+}
+
+/// Bits that no result has, behind each gradient.
+const FENCE: u64 = 0x7ff4_dead_7fa4_dead;
+const FENCE_LENGTH: usize = 8;
+
+/// `n` values and a fence behind them.
+fn fenced<T: Copy>(n: usize, value: T, fence: T) -> Vec<T> {
+    let mut list = vec![fence; n + FENCE_LENGTH];
+    list[..n].fill(value);
+    list
 }
 
 /// A transfer loss of a library.
@@ -176,7 +210,7 @@ impl LossCode for CLoss {
             loss(object, &raw const batch, &raw mut out, err, len)
         })?;
         cost::inside(began.elapsed().as_secs_f64());
-        Ok(ValueAndGradients { value: out.loss, gradients: arrays.gradients })
+        Ok(ValueAndGradients { value: out.loss, gradients: arrays.gradients(call.inputs)? })
     }
 }
 
@@ -234,7 +268,7 @@ impl PenaltyCode for CPenalty {
             penalty(object, &raw const given, &raw mut value, arrays.buffers.as_ptr(), err, len)
         })?;
         cost::inside(began.elapsed().as_secs_f64());
-        Ok(ValueAndGradients { value, gradients: arrays.gradients })
+        Ok(ValueAndGradients { value, gradients: arrays.gradients(call.inputs)? })
     }
 }
 
@@ -324,7 +358,6 @@ impl Selection for CSelection {
         let Some(select) = self.descriptor.select else {
             return Err(Error::Foreign("it has no function `select`".into()));
         };
-        values.check(space)?;
         let text = serde_json::to_string(space).map_err(|e| Error::Foreign(e.to_string()))?;
         let text = texts(std::iter::once(text))?;
         let mut inputs = Vec::new();

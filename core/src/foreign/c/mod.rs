@@ -1,6 +1,8 @@
 //! Plugins behind the C interface `tetlo_plugin.h`: a shared library's, or plain Rust linked in.
 
 mod call;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod float;
 mod library;
 mod object;
 

@@ -79,7 +79,7 @@ impl Drop for Object {
 /// Calls with a buffer for a message; a code that is not OK becomes an error with it.
 fn with_message(f: impl FnOnce(*mut c_char, usize) -> i32) -> Result<()> {
     let mut buffer = [0_u8; MESSAGE];
-    let code = f(buffer.as_mut_ptr().cast(), buffer.len());
+    let code = keeping_mode(|| f(buffer.as_mut_ptr().cast(), buffer.len()))?;
     let message = buffer.split(|b| *b == 0).next().unwrap_or_default();
     let message = String::from_utf8_lossy(message);
     let message = if message.is_empty() { "no message".into() } else { message };
@@ -90,4 +90,25 @@ fn with_message(f: impl FnOnce(*mut c_char, usize) -> i32) -> Result<()> {
         abi::ERROR => Err(Error::Foreign(message.into_owned())),
         other => Err(Error::Foreign(format!("it returned the unknown code {other}: {message}"))),
     }
+}
+
+/// Calls, and refuses a change of the processor's floating-point mode, which would change every number
+/// after it.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+fn keeping_mode<R>(f: impl FnOnce() -> R) -> Result<R> {
+    let before = super::float::Mode::now();
+    let result = f();
+    if super::float::Mode::now() == before {
+        return Ok(result);
+    }
+    before.set();
+    Err(Error::Foreign(
+        "it changed the floating-point mode of the process (rounding, denormal numbers or traps)"
+            .into(),
+    ))
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+fn keeping_mode<R>(f: impl FnOnce() -> R) -> Result<R> {
+    Ok(f())
 }

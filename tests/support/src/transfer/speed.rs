@@ -28,6 +28,8 @@ pub struct Speed {
     pub calls: usize,
     /// Images a call.
     pub images: usize,
+    /// Does the loss see feature maps?
+    pub sees_maps: bool,
     /// What the loss sees of either model, such as `embeddings of 256`.
     pub sees: String,
 }
@@ -73,7 +75,14 @@ fn timed(loss: &dyn TransferLoss) -> Check<Speed> {
         (needs.maps, "maps of 64 × 8 × 8 and 128 × 4 × 4".to_owned()),
     ];
     let seen: Vec<String> = seen.into_iter().filter_map(|(is, what)| is.then_some(what)).collect();
-    Ok(Speed { seconds, overhead, calls: times.len(), images: n, sees: seen.join(", ") })
+    Ok(Speed {
+        seconds,
+        overhead,
+        calls: times.len(),
+        images: n,
+        sees_maps: needs.maps,
+        sees: seen.join(", "),
+    })
 }
 
 /// The median (of an even number of values the upper one); `None` without any.

@@ -72,7 +72,7 @@ fn load_all(at: &Path, limit: Duration) -> Result<Vec<Plugin>> {
     let mut plugins = Vec::new();
     for file in files(at)? {
         let file = std::path::absolute(file)?;
-        let request = Request { time_limit: limit.mul_f64(0.9), ..Request::of(&file) };
+        let request = Request { usual_time_limit: limit.mul_f64(0.9), ..Request::of(&file) };
         plugins.extend(path::plugins(load(request, code::policy())?));
     }
     Ok(plugins)

@@ -250,10 +250,11 @@ tetlo.serve()
 }
 
 #[test]
-fn a_helper_beside_the_script_comes_first() {
-    let (folder, command) = script("import tetlo_plugin", "");
+fn what_lies_beside_the_script_is_not_there_as_in_a_trial() {
+    let (folder, command) = script("import tetlo_plugin, beside", "");
+    std::fs::write(folder.path().join("beside.py"), "").unwrap();
     std::fs::write(folder.path().join("tetlo_plugin.py"), "raise SystemExit('an own one')")
         .unwrap();
     let error = manifests(&command).unwrap_err().to_string();
-    assert!(error.ends_with("its last words:\n  an own one"), "{error}");
+    assert!(error.contains("No module named 'beside'"), "{error}");
 }
