@@ -132,7 +132,7 @@ fn a_loss_that_ends_or_stops_its_process_is_named() {
     for (how, limit, reason) in [
         ("segfault", "60", "killed by signal 11 (segmentation fault)"),
         ("abort", "60", "killed by signal 6 (abort)"),
-        ("exit", "60", "exit status 0"),
+        ("exit", "60", "exit status 1"), // of the guard, which turns 0 into it
         ("hang", "2", "no end within 2 s"),
     ] {
         let began = Instant::now();

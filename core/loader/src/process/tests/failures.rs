@@ -133,3 +133,17 @@ fn a_plugin_that_needs_what_nobody_has_is_refused() {
     let error = tetlo_core::registry::Describe::check(&made, &serde_json::json!({})).unwrap_err();
     assert!(error.to_string().contains("its `needs` is [\"embeddings\",\"weights\"]"), "{error}");
 }
+
+#[test]
+fn what_a_child_has_started_ends_with_it() {
+    let start = "import subprocess, sys\nwith open(sys.argv[0] + '.pid', 'w') as file:\n    \
+                 file.write(str(subprocess.Popen(['sleep', '600']).pid))\n";
+    let (folder, command) = script(&format!("{start}{PEER}"), "");
+    manifests(&command).unwrap();
+    let pid = std::fs::read_to_string(folder.path().join("peer.py.pid")).unwrap();
+    let began = Instant::now();
+    while lives(&pid) {
+        assert!(began.elapsed() < Duration::from_secs(10), "{pid} lives on");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
