@@ -120,6 +120,14 @@ fn folders_without_a_built_plugin_say_how_to_build_it() {
     }
 }
 
+#[test]
+fn files_that_are_not_there_are_named() {
+    for argument in ["./nosuch.py", "nosuch.so", "no/such/folder"] {
+        let error = tetlo_in(Path::new("."), &["plugins", "check", argument]).code(2).err();
+        assert!(error.contains(&format!("no file or folder `{argument}`")), "{error}");
+    }
+}
+
 /// Runs the checks of the binary's own loss that misbehaves in this way.
 fn misbehaving(how: &str, limit: &str) -> Ran {
     let how = format!("how = \"{how}\"");

@@ -125,11 +125,12 @@ fn find(name: &str, library: Option<&Path>) -> Result<Vec<Listed>> {
     let list = all(library)?;
     let names: Vec<&str> = list.iter().map(|l| l.name).collect();
     let near = tetlo_core::error::nearest(bare, &names).map(str::to_owned);
+    let all_names = library.map(|file| format!("{} has {}", file.display(), names.join(", ")));
     let found: Vec<Listed> =
         list.into_iter().filter(|l| l.name == bare && kind.is_none_or(|k| k == l.kind)).collect();
     if found.is_empty() {
         let hint = near.map_or_else(
-            || "`tetlo plugins list` shows all".to_owned(),
+            || all_names.unwrap_or_else(|| "`tetlo plugins list` shows all".to_owned()),
             |near| format!("did you mean `{near}`?"),
         );
         bail!(Usage(format!("no plugin is called `{name}`; {hint}")));

@@ -31,7 +31,10 @@ pub(crate) fn open(path: &Path, bytes: &[u8]) -> Result<Library> {
     let library = library.map_err(|e| {
         // libloading's own text hides the cause.
         let cause = std::error::Error::source(&e).map(ToString::to_string);
-        invalid(format!("cannot be loaded: {}", cause.unwrap_or_else(|| e.to_string())))
+        let cause = cause.unwrap_or_else(|| e.to_string());
+        let program = cause.contains("position-independent executable");
+        let hint = if program { "; link it with `-shared`" } else { "" };
+        invalid(format!("cannot be loaded: {cause}{hint}"))
     })?;
     // Never unloaded: a call after that ends the process.
     let library = Box::leak(Box::new(library));

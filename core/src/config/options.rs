@@ -233,11 +233,13 @@ impl Context<'_, '_> {
         }
         match found.as_slice() {
             [plugin] => Ok(*plugin),
-            [] => Err(self.error(
-                at,
-                format!("unknown {} `{name}`", names.join(" or ")),
-                choices(name, &known, &names),
-            )),
+            [] => {
+                let mut hint = choices(name, &known, &names);
+                if kinds.iter().any(|k| LOADABLE.contains(&k.name)) {
+                    hint += "; one of a file needs `library = \"…\"` beside its name";
+                }
+                Err(self.error(at, format!("unknown {} `{name}`", names.join(" or ")), hint))
+            }
             _ => {
                 let what = format!("`{name}` is the name of a {} and of a {}", names[0], names[1]);
                 Err(self.error(at, what, "one of the two plugins needs another name"))

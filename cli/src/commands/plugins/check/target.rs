@@ -30,6 +30,8 @@ pub(super) fn find_target(
         named
     } else if Path::new(argument).exists() {
         load_all(Path::new(argument), limit)?
+    } else if of.is_none() && (argument.contains('/') || argument.contains('.')) {
+        bail!(Usage(format!("there is no file or folder `{argument}`")));
     } else {
         listed(argument, None)?; // names the nearest one
         bail!(Usage(format!("`{argument}` is a method, a composition of plugins: check those")));
