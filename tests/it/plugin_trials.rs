@@ -198,6 +198,22 @@ fn a_library_replaced_while_it_is_in_use_is_not_what_runs() {
 }
 
 #[test]
+fn threads_are_those_of_the_command_that_runs() {
+    if !has_cc("threads_are_those_of_the_command_that_runs") {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let here = folder.path();
+    library(here, "gap.so", LOSS, &[]);
+    let loss = "{ plugin = \"gap\", library = \"gap.so\" }";
+    std::fs::write(here.join("c.toml"), config(&[("mine", loss)])).expect("written");
+    tetlo_in(here, &["plan", "c.toml", "--out", "out", "--set", "threads=1"]).code(0);
+    tetlo_in(here, &["compare", "c.toml", "--out", "out", "--set", "threads=2"]).code(0);
+    let provenance = json(&trial(&here.join("out"), "mine").join("provenance.json"));
+    assert_eq!(provenance["threads"], 2);
+}
+
+#[test]
 fn a_comparison_can_be_moved_and_gone_on_with_elsewhere() {
     if !has_cc("a_comparison_can_be_moved_and_gone_on_with_elsewhere") {
         return;

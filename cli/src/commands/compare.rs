@@ -34,11 +34,13 @@ pub(crate) fn compare(arguments: &CompareArgs, bars: bool) -> Result<Exit> {
             Prepared::Ended(exit) => return Ok(exit),
         };
         let unfinished = || not_prepared("it ended before its work was done", &outline);
-        let (comparison, config, trials) = Comparison::resume(&out).with_context(unfinished)?;
+        let (comparison, mut config, trials) = Comparison::resume(&out).with_context(unfinished)?;
         let expected = prepared(&trials).to_string();
         if said != expected {
             bail!(unfinished());
         }
+        // The saved config may have another number, which decides no result.
+        config.threads = outline.threads;
         let device = arguments.device.as_ref().unwrap_or(&config.device);
         let place = place(device, config.threads)?;
         return run_all(&comparison, &config, &trials, &place, (arguments, bars), began);
@@ -122,7 +124,10 @@ fn run_all(
 ) -> Result<Exit> {
     if arguments.jobs > 1 {
         let all: Vec<&Trial> = trials.iter().collect();
-        run_children(comparison, &all, trials.len(), arguments.jobs as usize, place.threads)?;
+        let jobs = arguments.jobs as usize;
+        // Trials share the processors, unless the config says how many each may use.
+        let each = if config.threads > 0 { place.threads } else { (place.threads / jobs).max(1) };
+        run_children(comparison, &all, trials.len(), jobs, each)?;
     } else {
         run_here(comparison, trials, place, bars)?;
     }
@@ -192,7 +197,7 @@ fn run_here(comparison: &Comparison, trials: &[Trial], place: &Place, bars: bool
     Ok(())
 }
 
-/// Runs trials in child processes, `jobs` at a time; `of` in the whole comparison.
+/// Runs trials in child processes, `jobs` at a time with so many threads each; `of` in the whole comparison.
 fn run_children(
     comparison: &Comparison,
     trials: &[&Trial],
@@ -218,8 +223,7 @@ fn run_children(
                 .args(["--no-progress", "run-trial", "--child", "--index"])
                 .arg(trial.index.to_string())
                 .arg(comparison.path())
-                // Trials share the processors, unless the config says how many each may use.
-                .env("TETLO_THREADS", (threads / jobs).max(1).to_string())
+                .env("TETLO_THREADS", threads.to_string())
                 .stdin(Stdio::piped()) // closes when this process ends: the child then ends too
                 .stdout(Stdio::null())
                 .spawn()?;
@@ -331,7 +335,9 @@ pub(crate) fn run_trial(arguments: &RunTrialArgs, bars: bool) -> Result<Exit> {
         )));
     };
     code::load_trial(trial)?;
-    let place = place(&config.device, config.threads)?;
+    // A child's parent has said how many threads there are.
+    let threads = if arguments.child { 0 } else { config.threads };
+    let place = place(&config.device, threads)?;
     let data = load_data(trial)?;
     let mut progress = Progress::new(label(trial, trials.len()), bars);
     let result = run_one(trial, &comparison.trial(&trial.id), &data, &place, &mut progress)?;

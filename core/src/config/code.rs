@@ -73,6 +73,8 @@ impl CodeConfig {
 pub struct Outline {
     /// The configuration's name.
     pub name: String,
+    /// Its threads; 0: all cores.
+    pub threads: usize,
     /// `[plugins] load`: files and folders whose plugins can be named, absolute.
     pub load: Vec<PathBuf>,
     /// Files that plugins name.
@@ -143,7 +145,7 @@ impl Context<'_, '_> {
         let load = (file.plugins.load.iter().enumerate())
             .map(|(i, path)| self.absolute(path, &at.index(i)))
             .collect::<Result<_>>()?;
-        Ok(Outline { name: file.name.clone(), load, files })
+        Ok(Outline { name: file.name.clone(), threads: file.threads, load, files })
     }
 
     fn reference(
