@@ -56,7 +56,7 @@ fn is_page(path: &Path) -> bool {
 
 /// Does the config want code to run that is not linked in? Pages of data are none.
 pub(crate) fn is_wanted(outline: &Outline) -> bool {
-    let named = outline.files.iter().any(|f| !is_page(&f.library));
+    let named = outline.files.iter().any(|f| !is_page(&f.file));
     named || !outline.load.is_empty() || !environment().is_empty()
 }
 
@@ -87,7 +87,7 @@ impl Source<'_> {
     /// Loads the pages of data that it names, and no code.
     pub(crate) fn load_pages(&self) -> Result<()> {
         let outline = self.outline()?;
-        let mut pages = outline.files.iter().filter(|f| is_page(&f.library));
+        let mut pages = outline.files.iter().filter(|f| is_page(&f.file));
         pages.try_for_each(|file| self.load_reference(file))
     }
 
@@ -97,7 +97,7 @@ impl Source<'_> {
             directory: self.directory,
             time_limit: file.time_limit.map(Duration::from_secs_f64),
             sha256: file.sha256.as_deref(),
-            ..Request::of(&file.library)
+            ..Request::of(&file.file)
         };
         let keys: Vec<&str> = file.at.iter().map(String::as_str).collect();
         load(request, policy()).map_err(|e| config::located(self.name, self.text, &keys, e))?;
@@ -119,11 +119,11 @@ fn kept(code: &CodeConfig) -> Request<'_> {
         command: &code.command,
         time_limit: code.time_limit.map(Duration::from_secs_f64),
         sha256: code.sha256.as_deref(),
-        ..Request::of(&code.library)
+        ..Request::of(&code.file)
     }
 }
 
 /// Does a trial run code that is not linked in?
 pub(crate) fn runs_code(trial: &Trial) -> bool {
-    trial.loaded().filter_map(|plugin| plugin.code.as_ref()).any(|code| !is_page(&code.library))
+    trial.loaded().filter_map(|plugin| plugin.code.as_ref()).any(|code| !is_page(&code.file))
 }

@@ -72,7 +72,7 @@ enum Prepared {
 }
 
 fn not_prepared(how: &str, outline: &Outline) -> String {
-    let mut files: Vec<PathBuf> = outline.files.iter().map(|f| f.library.clone()).collect();
+    let mut files: Vec<PathBuf> = outline.files.iter().map(|f| f.file.clone()).collect();
     files.extend(outline.load.iter().cloned().chain(code::environment()));
     files.retain(|file| !file.as_os_str().is_empty());
     files.sort();

@@ -79,7 +79,7 @@ fn without_unloaded(config: &mut CompareConfig) -> Vec<String> {
     config.methods.retain(|method| {
         let before = remarks.len();
         for plugin in method.loaded() {
-            let file = plugin.code.as_ref().map(|code| code.library.display().to_string());
+            let file = plugin.code.as_ref().map(|code| code.file.display().to_string());
             let from = match file.filter(|file| !file.is_empty()) {
                 Some(file) => format!("comes from {file}"),
                 None => "is not linked in".to_owned(),

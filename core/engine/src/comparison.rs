@@ -78,7 +78,7 @@ impl Comparison {
             // Last, since its presence says what the directory is.
             let kept = |code: &CodeConfig| match kept_name(code) {
                 Ok(name) => Path::new(PLUGINS).join(name),
-                Err(_) => code.library.clone(),
+                Err(_) => code.file.clone(),
             };
             let written = config.clone().with_libraries(kept);
             store::write(&saved, written.to_toml()?.as_bytes())?;
@@ -206,11 +206,11 @@ fn keep_plugins(path: &Path, config: &CompareConfig) -> Result<()> {
         if copy.exists() {
             continue; // with the right content, or the trials that load it say so
         }
-        let bytes = std::fs::read(&code.library)
-            .map_err(|e| Error::io(format!("cannot read {}", code.library.display()), e))?;
+        let bytes = std::fs::read(&code.file)
+            .map_err(|e| Error::io(format!("cannot read {}", code.file.display()), e))?;
         if hex(&Sha256::digest(&bytes)) != code.hash()? {
             return Err(Error::config_hint(
-                format!("{} has changed since it was loaded", code.library.display()),
+                format!("{} has changed since it was loaded", code.file.display()),
                 "run the command again",
             ));
         }

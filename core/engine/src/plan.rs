@@ -70,7 +70,7 @@ pub const PLUGINS: &str = "plugins";
 /// # Errors
 /// The file's hash is not known.
 pub fn kept_name(code: &CodeConfig) -> Result<String> {
-    let extension = code.library.extension().map(|e| e.to_string_lossy().into_owned());
+    let extension = code.file.extension().map(|e| e.to_string_lossy().into_owned());
     let hash = code.hash()?;
     Ok(extension.map_or_else(|| hash.to_owned(), |extension| format!("{hash}.{extension}")))
 }
@@ -78,15 +78,15 @@ pub fn kept_name(code: &CodeConfig) -> Result<String> {
 /// The path of a plugin's file as it is written into a file of a comparison, whose root is `root` from
 /// there; files that the comparison does not keep are where they are.
 pub fn moved(code: &CodeConfig, root: &str) -> PathBuf {
-    let folder = code.library.parent().and_then(Path::file_name);
+    let folder = code.file.parent().and_then(Path::file_name);
     let kept = kept_name(code)
         .ok()
-        .filter(|kept| code.library.file_name().is_some_and(|name| name == kept.as_str()));
+        .filter(|kept| code.file.file_name().is_some_and(|name| name == kept.as_str()));
     match kept {
         Some(kept) if folder.is_some_and(|f| f == PLUGINS) => {
             Path::new(root).join(PLUGINS).join(kept)
         }
-        _ => code.library.clone(),
+        _ => code.file.clone(),
     }
 }
 

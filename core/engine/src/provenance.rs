@@ -42,7 +42,7 @@ fn loaded(plugin: &PluginConfig) -> Value {
         "name": plugin.plugin,
         "version": found.map(|p| p.origin.1),
         "tier": found.map(|p| p.tier()),
-        "library": code.map(|c| c.library.clone()),
+        "library": code.map(|c| c.file.clone()),
         "sha256": code.and_then(|c| c.sha256.clone()),
         "command": found.and_then(|p| p.code).map(|c| c.command.clone()),
         "built_with": found.and_then(|p| p.code).map(|c| c.built_with.clone()),

@@ -36,7 +36,8 @@ pub(super) enum Unloaded {
 #[serde(rename_all = "kebab-case")]
 pub struct CodeConfig {
     /// The file, absolute; empty where only its name is known.
-    pub library: PathBuf,
+    #[serde(rename = "library")]
+    pub file: PathBuf,
     /// SHA-256 of the file, where it is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
@@ -51,7 +52,7 @@ pub struct CodeConfig {
 impl CodeConfig {
     /// The code, where it was loaded.
     pub fn code(&self) -> Option<&'static Code> {
-        loaded::code_at(&self.library, &self.command)
+        loaded::code_at(&self.file, &self.command)
     }
 
     /// The code's hash.
@@ -59,7 +60,7 @@ impl CodeConfig {
     /// # Errors
     /// It was not loaded, and no hash is written.
     pub fn hash(&self) -> Result<&str> {
-        let not = || crate::Error::config(format!("{} was not loaded", self.library.display()));
+        let not = || crate::Error::config(format!("{} was not loaded", self.file.display()));
         self.sha256.as_deref().ok_or_else(not)
     }
 
@@ -87,7 +88,7 @@ pub struct Reference {
     /// Keys to the place in the configuration.
     pub at: Vec<String>,
     /// The file, absolute; empty where a command is to be searched for it.
-    pub library: PathBuf,
+    pub file: PathBuf,
     /// The command as it is written; empty: the file's usual way.
     pub command: Vec<String>,
     /// Seconds that a process may take for an answer.
@@ -161,16 +162,16 @@ impl Context<'_, '_> {
             let options = self.process_options(at)?;
             files.push(Reference {
                 at: keys("options"),
-                library: PathBuf::new(),
+                file: PathBuf::new(),
                 command: options.command,
                 time_limit: options.time_limit,
                 sha256: None,
             });
-        } else if reference.library.is_some() {
+        } else if reference.file.is_some() {
             let code = self.code(reference, at, &[kind])?;
             files.push(Reference {
                 at: keys("library"),
-                library: code.library,
+                file: code.file,
                 command: code.command,
                 time_limit: code.time_limit,
                 sha256: code.sha256,
@@ -211,7 +212,7 @@ impl Context<'_, '_> {
         kinds: &[&str],
     ) -> Result<CodeConfig> {
         let at = path.key("library");
-        let library = reference.library.as_deref().unwrap_or_default();
+        let library = reference.file.as_deref().unwrap_or_default();
         let is_page = std::path::Path::new(library)
             .extension()
             .is_some_and(|e| e.eq_ignore_ascii_case("toml"));
@@ -243,7 +244,7 @@ impl Context<'_, '_> {
             return Err(self.error(&path.key("sha256"), what, hint));
         }
         Ok(CodeConfig {
-            library: self.absolute(library, &at)?,
+            file: self.absolute(library, &at)?,
             sha256: reference.sha256.as_ref().map(|hash| hash.to_ascii_lowercase()),
             command,
             time_limit: reference.time_limit,
@@ -290,6 +291,6 @@ impl Context<'_, '_> {
 /// Is the plugin named by its command?
 pub(super) fn is_process(reference: &PluginRef, kinds: &[&str]) -> bool {
     reference.plugin == PROCESS
-        && reference.library.is_none()
+        && reference.file.is_none()
         && kinds.iter().any(|k| LOADABLE.contains(k))
 }

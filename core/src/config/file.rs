@@ -135,7 +135,8 @@ pub(super) struct PluginRef {
     pub(super) options: Option<OptionsTable>,
     /// File that holds the plugin, relative to the configuration file: a shared library, a script, or
     /// (a search space) a page of TOML.
-    pub(super) library: Option<String>,
+    #[serde(rename = "library")]
+    pub(super) file: Option<String>,
     /// SHA-256 of that file; another file is refused. `tetlo plan` writes it.
     pub(super) sha256: Option<String>,
     /// How a script is run, with `{library}` in place of its path; absent: `.py` by `python3`, others
@@ -152,7 +153,7 @@ impl PluginRef {
         Self {
             plugin: plugin.to_owned(),
             options: None,
-            library: None,
+            file: None,
             sha256: None,
             command: None,
             time_limit: None,

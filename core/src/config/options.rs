@@ -53,7 +53,7 @@ impl Context<'_, '_> {
         if is_process(reference, kinds) {
             return self.process(path, kinds);
         }
-        if reference.library.is_some() {
+        if reference.file.is_some() {
             let code = self.code(reference, path, kinds)?;
             return self.of_code(&reference.plugin, code, path, &path.key("options"), kinds);
         }
@@ -61,7 +61,7 @@ impl Context<'_, '_> {
         let plugin = match self.find(&reference.plugin, &path.key("plugin"), kinds) {
             Err(_) if self.may_be_elsewhere(kinds) => {
                 let nowhere = CodeConfig {
-                    library: PathBuf::new(),
+                    file: PathBuf::new(),
                     sha256: None,
                     command: vec![],
                     time_limit: None,
@@ -73,7 +73,7 @@ impl Context<'_, '_> {
         };
         let options = self.options(&plugin, path, &path.key("options"))?;
         let code = plugin.code.map(|code| CodeConfig {
-            library: code.path.clone(),
+            file: code.path.clone(),
             sha256: Some(code.sha256.clone()),
             command: code.command.clone(),
             time_limit: None,
@@ -125,7 +125,7 @@ impl Context<'_, '_> {
         let given = self.process_options(path)?;
         let loaded = loaded::code_at(std::path::Path::new(""), &given.command);
         let code = CodeConfig {
-            library: loaded.map(|code| code.path.clone()).unwrap_or_default(),
+            file: loaded.map(|code| code.path.clone()).unwrap_or_default(),
             sha256: None,
             command: loaded.map_or(given.command, |code| code.command.clone()),
             time_limit: given.time_limit,

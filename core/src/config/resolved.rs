@@ -191,7 +191,7 @@ impl PluginConfig {
             what: format!(
                 "being built as a {}: its file {} was not loaded",
                 T::NAME,
-                code.library.display()
+                code.file.display()
             ),
         };
         let entry = code.code().and_then(|code| loaded::find::<T>(code, &self.plugin));
@@ -256,7 +256,7 @@ impl CompareConfig {
             single.into_iter().flatten().chain(&mut m.regularizers)
         });
         for code in spaces.chain(methods).filter_map(|p| p.code.as_mut()) {
-            code.library = path(code);
+            code.file = path(code);
         }
         self
     }

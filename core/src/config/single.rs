@@ -55,7 +55,7 @@ pub fn plugin<T: Kind + ?Sized>(
         None => context.plugin(&PluginRef::named(name), &at, &kinds),
         Some(code) => {
             let code = CodeConfig {
-                library: code.path.clone(),
+                file: code.path.clone(),
                 sha256: Some(code.sha256.clone()),
                 command: code.command.clone(),
                 time_limit: None,

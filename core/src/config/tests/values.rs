@@ -158,7 +158,7 @@ fn libraries_keep_their_options_and_path() {
                 transfer-loss = { plugin = \"mine\", library = \"l/m.so\", options = { x = [1, 2.5] } }";
     let config = good(&changed("preset = \"test-tri\"", loss), &[]);
     let loss = config.methods[0].transfer_loss.as_ref().unwrap();
-    let library = loss.code.as_ref().map(|code| code.library.as_path());
+    let library = loss.code.as_ref().map(|code| code.file.as_path());
     assert_eq!(library, Some(Path::new("/home/me/l/m.so")));
     assert_eq!(loss.options, json!({"x": [1, 2.5]}));
     let identity =
